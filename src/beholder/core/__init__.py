@@ -1,0 +1,1 @@
+"""Types, errors, records and devices: what every other room may import, and what imports none of them."""

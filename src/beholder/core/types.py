@@ -1,0 +1,144 @@
+"""The spine: one message type in, one sampling type, one answer out. No tensors here, no text processing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Literal
+
+from beholder.core.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. Pictures (opened, RGB) stand among the strings where they stand; the text holds no marker."""
+
+    role: Role
+    parts: tuple[str | Image, ...]
+
+    def __post_init__(self) -> None:
+        if self.role not in ("system", "user", "assistant"):
+            raise InputError(f"unknown role {self.role!r}; use system, user or assistant")
+        if self.role != "user" and self.pictures:
+            raise InputError(f"a picture stands in a {self.role} message; pictures belong to user messages")
+
+    @classmethod
+    def system(cls, text: str) -> Message:
+        """What the assistant is told before the conversation."""
+        return cls("system", (text,))
+
+    @classmethod
+    def user(cls, *parts: str | Image) -> Message:
+        """What the person says and shows, in order."""
+        return cls("user", parts)
+
+    @classmethod
+    def assistant(cls, text: str) -> Message:
+        """What the model said."""
+        return cls("assistant", (text,))
+
+    @property
+    def text(self) -> str:
+        """All text parts joined; a picture leaves nothing behind."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def pictures(self) -> tuple[Image, ...]:
+        """The pictures in order."""
+        return tuple(part for part in self.parts if not isinstance(part, str))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen and when to stop; `temperature` 0 is greedy, `top_k` 0 keeps them all."""
+
+    max_tokens: int = 512
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("max_tokens", self.max_tokens >= 1, "at least 1"),
+            ("temperature", math.isfinite(self.temperature) and self.temperature >= 0, "0 (greedy) or more"),
+            ("top_k", self.top_k >= 0, "0 (off) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p < 1, "at least 0 and below 1"),
+            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("stop", all(self.stop), "made of non-empty strings"),
+        )
+        for name, holds, wanted in checks:
+            if not holds:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be {wanted}")
+
+    @classmethod
+    def of(cls, values: Mapping[str, object]) -> Sampling:
+        """Build from keyword arguments; a misspelt name is an error that lists the right ones."""
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(values.keys() - set(known)):
+            raise InputError(f"unknown sampling settings {unknown}; known: {', '.join(known)}")
+        return cls(**values)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts of one request; `picture_tokens` are part of `prompt_tokens`."""
+
+    prompt_tokens: int
+    picture_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds from the call: until inputs were ready, until the first token, until the last."""
+
+    prepared: float
+    first_token: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels of the original picture; `picture` counts the conversation's pictures from 0."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    picture: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said, why it stopped, and what it cost. Prints as its text."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    boxes: tuple[Box, ...] = field(default=())
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_json(self) -> str:
+        """One line of JSON with every field."""
+        return json.dumps(asdict(self), ensure_ascii=False)
