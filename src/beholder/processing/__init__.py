@@ -1,0 +1,1 @@
+"""Between messages and tensors: pictures to pixels, templates to ids, ids to text. No family is named."""
