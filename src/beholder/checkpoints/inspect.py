@@ -1,0 +1,88 @@
+"""What a checkpoint is and whether it is whole, told from its configuration and headers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from beholder.checkpoints.loader import ModelFamily, account, plan
+from beholder.checkpoints.reader import Contents, read_contents
+from beholder.core.errors import BeholderError
+
+
+class DescribedFamily(ModelFamily, Protocol):
+    """A family that can tell what a configuration means."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the table of families."""
+        ...
+
+    @property
+    def describe(self) -> Callable[[Any], dict[str, Any]]:
+        """From our configuration to what a person wants to know of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `beholder inspect` tells. `problems` is empty where the checkpoint fits its model exactly."""
+
+    path: str
+    family: str
+    title: str
+    layout: str
+    parameters: int
+    bytes: int
+    dtypes: dict[str, int]  # numbers stored per format
+    files: tuple[str, ...]
+    tensors: int
+    geometry: dict[str, Any]
+    missing: tuple[str, ...]
+    unknown: tuple[str, ...]
+    mismatched: tuple[str, ...]
+    dropped: tuple[str, ...]
+    elsewhere: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the checkpoint would open."""
+        return not self.problems
+
+
+def examine(folder: Path, family: DescribedFamily) -> Report:
+    """Look at a folder of a known family; what is wrong with its weights is told and not raised."""
+    wanted = plan(folder, family)
+    try:
+        contents = read_contents(folder)
+        damage: list[str] = []
+    except BeholderError as error:
+        contents, damage = Contents(folder, (), {}), [str(error)]
+    found = account(contents, wanted)
+    numbers: Counter[str] = Counter()
+    for tensor in contents.tensors.values():
+        numbers[tensor.dtype] += tensor.size
+    return Report(
+        path=str(folder),
+        family=family.name,
+        title=family.title,
+        layout=wanted.layout,
+        parameters=sum(numbers.values()),
+        bytes=sum(tensor.bytes for tensor in contents.tensors.values()),
+        dtypes=dict(numbers.most_common()),
+        files=contents.files,
+        tensors=len(contents.tensors),
+        geometry=family.describe(wanted.config),
+        missing=found.missing,
+        unknown=found.unknown,
+        mismatched=tuple(
+            f"{name}: {list(have)}, must be {list(want)}" for name, have, want in found.mismatched
+        ),
+        dropped=found.dropped,
+        elsewhere=found.elsewhere,
+        problems=tuple(damage or found.problems()),
+    )

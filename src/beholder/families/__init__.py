@@ -1,0 +1,50 @@
+"""The one place that knows which model families there are. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from beholder.core.errors import ConfigError
+from beholder.families.family import Family
+
+FAMILIES = {
+    "qh360vl": "beholder.families.qh360vl",
+}
+
+
+def family(name: str) -> Family:
+    """The family of that name."""
+    if name not in FAMILIES:
+        raise ConfigError(f"there is no model family {name!r}; known: {', '.join(FAMILIES)}")
+    return import_module(FAMILIES[name]).FAMILY
+
+
+def identify(config: dict[str, Any], tensor_names: Iterable[str]) -> Family:
+    """The family of a checkpoint, from its `config.json` and tensor names and never from its path."""
+    known = [family(name) for name in FAMILIES]
+    for candidate in known:
+        if candidate.claims(config):
+            return candidate
+    given = f"model_type {config['model_type']!r}" if "model_type" in config else "no model_type"
+    names = list(tensor_names)
+    for candidate in known:
+        if candidate.has_tensors(names):
+            raise ConfigError(
+                f"the tensors are {candidate.title}'s but config.json has {given}; "
+                f"it should be {' or '.join((*candidate.published_model_types, *candidate.model_types))}"
+            )
+    looked_for = "; ".join(
+        f"{candidate.title}: {', '.join((*candidate.published_model_types, *candidate.model_types))}"
+        for candidate in known
+    )
+    raise ConfigError(f"config.json has {given}, which is no family that is known here ({looked_for})")
+
+
+def identify_folder(folder: Path) -> Family:
+    """The family of the checkpoint in a folder."""
+    from beholder.checkpoints.reader import read_config, tensor_names
+
+    return identify(read_config(folder), tensor_names(folder))

@@ -1,0 +1,108 @@
+"""A picture as 360VL's tower sees it: four corners and the whole, or the whole alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from beholder.core.errors import ConfigError
+from beholder.grounding.boxes import Frame
+from beholder.processing.images import (
+    centre_crop,
+    normalise,
+    open_picture,
+    pad_to_square,
+    resize,
+    resize_shortest_edge,
+)
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class QH360VLImageProcessor(BaseImageProcessor):
+    """Pictures to `pixel_values`: (pictures, 5, 3, side, side), or (pictures, 3, side, side) for one view.
+
+    `aspect` is "pad" (pad to a square first) or anything else (five views stretch, a single one is cropped).
+    Reproduces process_images_slid_window and process_images of qh360_vl/mm_utils.py (360CVGroup/360VL,
+    ad6a11c) bit for bit.
+    """
+
+    model_input_names = ["pixel_values"]  # noqa: RUF012  (transformers' own way)
+
+    def __init__(
+        self,
+        side: int = 336,
+        image_mean: Sequence[float] = CLIP_MEAN,
+        image_std: Sequence[float] = CLIP_STD,
+        aspect: str = "pad",
+        plan: Literal["five", "single"] = "five",
+        **kwargs: Any,
+    ) -> None:
+        kwargs.pop("image_processor_type", None)
+        super().__init__(**kwargs)
+        if plan not in ("five", "single"):
+            raise ConfigError(f"the plan of views is {plan!r}; it must be five or single")
+        self.side = side
+        self.image_mean = tuple(image_mean)
+        self.image_std = tuple(image_std)
+        self.aspect = aspect
+        self.plan = plan
+
+    def views(self, image: Image.Image) -> NDArray[np.float32]:
+        """The views of one RGB picture: top left, top right, bottom left, bottom right, whole."""
+        if self.aspect == "pad":
+            image = pad_to_square(image, self._padding_colour())
+        return self._five_views(image) if self.plan == "five" else self._single_view(image)
+
+    def _padding_colour(self) -> tuple[int, int, int]:
+        red, green, blue = (int(255 * mean) for mean in self.image_mean)
+        return red, green, blue
+
+    def _five_views(self, image: Image.Image) -> NDArray[np.float32]:
+        """The whole view is made from the enlarged copy, resampled twice. Kept: released weights saw it."""
+        side = self.side
+        big = resize(image, (2 * side, 2 * side))
+        pixels = np.asarray(big)
+        out = np.empty((5, 3, side, side), np.float32)
+        for corner in range(4):
+            top, left = side * (corner // 2), side * (corner % 2)
+            square = pixels[top : top + side, left : left + side]
+            normalise(square, self.image_mean, self.image_std, out[corner])
+        normalise(resize(big, (side, side)), self.image_mean, self.image_std, out[4])
+        return out
+
+    def _single_view(self, image: Image.Image) -> NDArray[np.float32]:
+        cropped = centre_crop(resize_shortest_edge(image, self.side), self.side)
+        return normalise(cropped, self.image_mean, self.image_std)
+
+    def box_frame(self, width: int, height: int) -> Frame:
+        """What the fractions of an answered box refer to: the padded square, or the picture itself."""
+        return Frame.padded_square(width, height) if self.aspect == "pad" else Frame.picture(width, height)
+
+    def preprocess(self, images: Any, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
+        """One picture or nested lists of them, in any form that `open_picture` takes, as `pixel_values`."""
+        if kwargs:
+            raise ConfigError(f"unknown settings for pictures: {', '.join(sorted(kwargs))}")
+        views = [self.views(open_picture(image)) for image in flat_pictures(images)]
+        return BatchFeature({"pixel_values": np.stack(views)}, tensor_type=return_tensors)
+
+    def stack(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """The views of opened pictures as one tensor."""
+        return torch.from_numpy(np.stack([self.views(picture) for picture in pictures]))
+
+
+def flat_pictures(images: Any) -> list[Any]:
+    """Pictures out of any nesting of lists, in order."""
+    if images is None:
+        return []
+    if isinstance(images, (list, tuple)):
+        return [picture for inner in images for picture in flat_pictures(inner)]
+    return [images]

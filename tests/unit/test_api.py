@@ -1,0 +1,228 @@
+"""`load()` and `VLM`: from a folder, a picture and a question to an answer with its counts."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tests.tiny_checkpoint import SLOTS, make_tiny_checkpoint
+
+import beholder
+from beholder import VLM, Box, CheckpointError, ConfigError, InputError, Message
+from beholder.api import checkpoint_folder
+
+RED = Image.new("RGB", (40, 20), "red")
+CONTEXT = 192
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, llama3_tokenizer) -> Path:
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("tiny"), llama3_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def vlm(folder: Path) -> VLM:
+    return beholder.load(folder, device="cpu")
+
+
+def ids(vlm: VLM, text: str) -> list[int]:
+    return vlm.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def say(vlm: VLM, monkeypatch: pytest.MonkeyPatch, tokens: list[int]) -> list[int]:
+    """Let the engine say these tokens, to know the answer; the list tells how many were asked for."""
+    asked: list[int] = []
+
+    def stream(_inputs: object, sampling: beholder.Sampling, terminators: tuple[int, ...]):
+        for token in tokens[: sampling.max_tokens]:
+            asked.append(token)
+            yield token
+            if token in terminators:
+                return
+
+    monkeypatch.setattr(vlm.engine, "stream", stream)
+    return asked
+
+
+def exhaust(generator) -> None:
+    while True:
+        next(generator)
+
+
+def test_ask_counts_what_it_did(vlm: VLM):
+    answer = vlm.ask(RED, "What is this?", max_tokens=5)
+    assert answer.finish_reason == "length"
+    assert answer.usage.completion_tokens == 5
+    assert answer.usage.picture_tokens == SLOTS
+    prompt = vlm.processor.encode([Message.user(RED, "What is this?")])["input_ids"]
+    assert answer.usage.prompt_tokens == prompt.shape[1]
+    assert 0 < answer.timings.prepared <= answer.timings.first_token <= answer.timings.total
+
+
+def test_a_question_without_a_picture(vlm: VLM):
+    assert vlm.ask(None, "Hello?", max_tokens=3).usage.picture_tokens == 0
+
+
+def test_every_way_to_ask_gives_one_answer(vlm: VLM, tmp_path: Path):
+    RED.save(tmp_path / "red.png")
+    held = io.BytesIO()
+    RED.save(held, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What?"}]
+    texts = {
+        vlm.ask(RED, "What?", max_tokens=8).text,
+        vlm.ask(str(tmp_path / "red.png"), "What?", max_tokens=8).text,
+        vlm.ask(tmp_path / "red.png", "What?", max_tokens=8).text,
+        vlm.ask(held.getvalue(), "What?", max_tokens=8).text,
+        vlm.chat([{"role": "user", "content": parts}], max_tokens=8).text,
+        vlm.chat([Message.user(RED, "What?")], max_tokens=8).text,
+        "".join(vlm.stream([Message.user(RED, "What?")], max_tokens=8)),
+    }
+    assert len(texts) == 1
+
+
+def test_pieces_make_the_answer(vlm: VLM, monkeypatch: pytest.MonkeyPatch):
+    end = vlm.processor.terminators[0]
+    said = ids(vlm, "  There are three 圆形。 \n")
+    say(vlm, monkeypatch, [*said, end])
+    stream = vlm.stream("How many?")
+    pieces = list(stream)
+    assert "".join(pieces) == stream.answer.text == "There are three 圆形。"
+    assert len(pieces) > 3
+    assert stream.answer.finish_reason == "stop"
+    assert stream.answer.usage.completion_tokens == len(said) + 1
+
+
+def test_the_answer_is_also_what_the_iterator_returns(vlm: VLM):
+    def outer():
+        return (yield from vlm.stream("Hi", max_tokens=3))
+
+    generator = outer()
+    with pytest.raises(StopIteration) as ended:
+        exhaust(generator)
+    assert isinstance(ended.value.value, beholder.Answer)
+
+
+def test_a_stop_string_ends_the_answer(vlm: VLM, monkeypatch: pytest.MonkeyPatch):
+    asked = say(vlm, monkeypatch, ids(vlm, "a red star. A blue star."))
+    stream = vlm.stream("What?", stop=(". A",))
+    assert "".join(stream) == stream.answer.text == "a red star"
+    assert stream.answer.finish_reason == "stop"
+    assert len(asked) < len(ids(vlm, "a red star. A blue star."))
+
+
+def test_max_tokens_ends_the_answer(vlm: VLM, monkeypatch: pytest.MonkeyPatch):
+    say(vlm, monkeypatch, ids(vlm, "a red star and more"))
+    answer = vlm.chat("What?", max_tokens=2)
+    assert (answer.finish_reason, answer.usage.completion_tokens) == ("length", 2)
+
+
+def test_closing_cancels(vlm: VLM, monkeypatch: pytest.MonkeyPatch):
+    asked = say(vlm, monkeypatch, ids(vlm, "one two three four five"))
+    with vlm.stream("Count!") as stream:
+        first = next(stream)
+    assert stream.answer.text == first
+    assert stream.answer.finish_reason == "cancelled"
+    assert len(asked) == stream.answer.usage.completion_tokens < 5
+    assert list(stream) == []
+
+
+def test_an_unfinished_answer_is_not_given(vlm: VLM):
+    stream = vlm.stream("Hi", max_tokens=3)
+    with pytest.raises(RuntimeError, match="not complete"):
+        _ = stream.answer
+
+
+def test_boxes_are_pixels_of_the_original_picture(vlm: VLM, monkeypatch: pytest.MonkeyPatch):
+    """A picture of 40 x 20 is padded to 40 x 40 with 10 rows above: fractions are of that square."""
+    say(vlm, monkeypatch, ids(vlm, "here [[250,500,500,625]]"))
+    answer = vlm.ask(RED, "Where?")
+    assert answer.boxes == (Box(10.0, 10.0, 20.0, 15.0, 0),)
+
+
+def test_boxes_belong_to_the_last_picture(vlm: VLM, monkeypatch: pytest.MonkeyPatch):
+    say(vlm, monkeypatch, ids(vlm, "[[000,000,500,500]]"))
+    square = Image.new("RGB", (10, 10))
+    conversation = [Message.user(RED, "a"), Message.assistant("b"), Message.user(square, "c")]
+    assert vlm.chat(conversation).boxes == (Box(0, 0, 5.0, 5.0, 1),)
+    assert vlm.chat("no picture").boxes == ()
+
+
+def test_boxes_end_at_the_edge(vlm: VLM, monkeypatch: pytest.MonkeyPatch):
+    say(vlm, monkeypatch, ids(vlm, "[[000,000,500,999]]"))
+    (box,) = vlm.ask(RED, "Where?").boxes
+    assert (box.y1, box.y2) == (0, 20)
+
+
+def test_a_prompt_that_does_not_fit_is_refused(vlm: VLM):
+    with pytest.raises(
+        InputError, match=rf"the prompt is \d+ tokens \({SLOTS} of them picture\).* limit is {CONTEXT}"
+    ):
+        vlm.ask(RED, "x" * 2 * CONTEXT)
+
+
+def test_the_answer_ends_where_the_context_does(vlm: VLM):
+    answer = vlm.ask(RED, "x" * 100, max_tokens=10_000)
+    assert answer.finish_reason == "length"
+    assert answer.usage.total_tokens == CONTEXT
+
+
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_an_empty_question(vlm: VLM, question):
+    with pytest.raises(InputError, match="the question is empty"):
+        vlm.ask(RED, question)
+    with pytest.raises(InputError, match="the question is empty"):
+        vlm.stream(question)
+
+
+def test_what_is_wrong_is_raised_before_the_first_piece(vlm: VLM):
+    with pytest.raises(InputError, match="no such file"):
+        vlm.stream([{"role": "user", "content": [{"type": "image", "path": "/nowhere.png"}]}])
+    with pytest.raises(InputError, match="temprature"):
+        vlm.stream("Hi", temprature=1)
+
+
+def test_threads_do_not_disturb_each_other(vlm: VLM):
+    questions = [f"What is {number}?" for number in range(6)]
+    alone = [vlm.ask(RED, question, max_tokens=6).text for question in questions]
+    together: dict[str, str] = {}
+
+    def run(question: str) -> None:
+        together[question] = vlm.ask(RED, question, max_tokens=6).text
+
+    threads = [threading.Thread(target=run, args=(question,)) for question in questions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [together[question] for question in questions] == alone
+
+
+def test_two_streams_of_one_thread_take_turns(vlm: VLM):
+    one, two = vlm.stream("One?", max_tokens=6), vlm.stream("Two?", max_tokens=6)
+    next(one)
+    next(two)
+    assert "".join(one) != ""
+    two.close()
+
+
+def test_unknown_models(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="no folder 'nonesuch'"):
+        beholder.load("nonesuch")
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        beholder.load(tmp_path)
+
+
+def test_unknown_devices(folder: Path):
+    with pytest.raises(ConfigError, match=r"'cuda:99' is not here; available: .*cpu"):
+        beholder.load(folder, device="cuda:99")
+    with pytest.raises(ConfigError, match="dtype 'int3' is unknown"):
+        beholder.load(folder, dtype="int3")
+
+
+def test_the_built_in_model_has_two_names():
+    assert checkpoint_folder() == checkpoint_folder("beholder-mini")

@@ -1,0 +1,76 @@
+"""Choosing a token: greedy, penalised, filtered, and repeatable."""
+
+from __future__ import annotations
+
+import torch
+
+from beholder.core.types import Sampling
+from beholder.generation.sampling import Chooser
+
+CPU = torch.device("cpu")
+SCORES = torch.tensor([[0.0, 3.0, 2.0, 1.0, -1.0]])
+
+
+def draws(count: int = 400, **settings) -> set[int]:
+    chooser = Chooser(Sampling(temperature=1.0, seed=0) if not settings else Sampling.of(settings), [], CPU)
+    return {chooser.choose(SCORES) for _ in range(count)}
+
+
+def test_greedy_takes_the_largest():
+    assert Chooser(Sampling(), [], CPU).choose(SCORES) == 1
+
+
+def test_unfiltered_drawing_reaches_every_token():
+    assert draws() == {0, 1, 2, 3, 4}
+
+
+def test_top_k_keeps_k():
+    assert draws(temperature=1.0, seed=0, top_k=2) == {1, 2}
+
+
+def test_top_p_keeps_the_likeliest_that_reach_it():
+    # The probabilities are 0.63, 0.23, 0.09, 0.03, 0.01.
+    assert draws(temperature=1.0, seed=0, top_p=0.6) == {1}
+    assert draws(temperature=1.0, seed=0, top_p=0.7) == {1, 2}
+
+
+def test_min_p_drops_what_is_far_below_the_best():
+    # Relative to the best: 1, 0.37, 0.14, 0.05, 0.02.
+    assert draws(temperature=1.0, seed=0, min_p=0.3) == {1, 2}
+
+
+def test_temperature_flattens():
+    cold = [Chooser(Sampling(temperature=0.05, seed=seed), [], CPU).choose(SCORES) for seed in range(50)]
+    hot = [Chooser(Sampling(temperature=50.0, seed=seed), [], CPU).choose(SCORES) for seed in range(50)]
+    assert set(cold) == {1}
+    assert len(set(hot)) == 5
+
+
+def test_a_seed_repeats_and_seeds_differ():
+    def sequence(seed: int) -> list[int]:
+        chooser = Chooser(Sampling(temperature=2.0, seed=seed), [], CPU)
+        return [chooser.choose(SCORES) for _ in range(20)]
+
+    assert sequence(1) == sequence(1)
+    assert sequence(1) != sequence(2)
+
+
+def test_drawing_leaves_the_global_random_numbers_alone():
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    chooser = Chooser(Sampling(temperature=1.0), [], CPU)
+    for _ in range(3):
+        chooser.choose(SCORES)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_the_penalty_counts_prompt_and_answer():
+    chooser = Chooser(Sampling(repetition_penalty=2.0), [1], CPU)
+    assert [chooser.choose(SCORES) for _ in range(3)] == [2, 1, 1]
+
+
+def test_the_penalty_counts_the_answer():
+    scores = torch.tensor([[3.0, 2.5, 0.0]])
+    chooser = Chooser(Sampling(repetition_penalty=1.5), [], CPU)
+    assert [chooser.choose(scores) for _ in range(3)] == [0, 1, 0]

@@ -1,0 +1,196 @@
+"""Recipes, freezing, rows, collation, order and optimizer groups, each alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from beholder.core.errors import ConfigError, InputError
+from beholder.training.collate import Collator
+from beholder.training.data import read_rows, row_messages
+from beholder.training.optimizer import MuonAndAdamW, build_optimizer, learning_rate_of
+from beholder.training.sampler import LengthGroupedSampler
+from beholder.training.stages import Recipe, freeze, read_recipe, recipe_names
+
+VALUES: dict[str, Any] = {
+    "name": "test/stage",
+    "model": "somewhere",
+    "output": "out",
+    "data": [{"rows": "rows.json", "pictures": "."}],
+    "trainable": ["body"],
+    "learning_rate": 1e-3,
+    "epochs": 1,
+    "global_batch": 8,
+    "device_batch": 4,
+    "max_length": 64,
+}
+
+
+def recipe(**changes: Any) -> Recipe:
+    return Recipe(**(VALUES | changes))
+
+
+def network() -> nn.Module:
+    parts = {"body": nn.Linear(4, 4), "embed": nn.Embedding(4, 4), "head": nn.Linear(4, 4)}
+    return nn.ModuleDict(parts)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_packaged_recipe_is_valid(name: str) -> None:
+    assert read_recipe(name).name == name
+
+
+def test_overrides_reach_inside_and_are_read_as_yaml() -> None:
+    read = read_recipe("mini/align", ["steps=7", "data.0.pictures=/p"])
+    assert (read.steps, read.data[0].pictures) == (7, Path("/p"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["learning_rat=1"], "unknown key 'learning_rat'; did you mean 'learning_rate'"),
+        (["data.0.row=x"], "unknown key 'data.0.row'; did you mean 'rows'"),
+        (["steps"], "not key=value"),
+        (["epochs=2"], "either epochs or steps"),
+        (["learning_rate=-1"], "learning_rate"),
+    ],
+)
+def test_a_wrong_override_is_named(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read_recipe("mini/align", overrides)
+
+
+def test_an_unknown_recipe_lists_the_known() -> None:
+    with pytest.raises(ConfigError, match="mini/tower"):
+        read_recipe("mini/towel")
+
+
+def test_the_global_batch_is_kept_on_more_processes() -> None:
+    assert (recipe().accumulation(1), recipe().accumulation(2)) == (2, 1)
+    with pytest.raises(ConfigError, match="not a multiple"):
+        recipe().accumulation(3)
+
+
+def test_freezing_trains_the_prefixes_only() -> None:
+    model = network()
+    freeze(model, recipe())
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == ["body.weight", "body.bias"]
+
+
+@pytest.mark.parametrize("changes", [{"trainable": ["bodi"]}, {"learning_rates": {"bodi": 1e-4}}])
+def test_a_prefix_without_parameters_is_an_error(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"bodi.*body\.bias"):
+        freeze(network(), recipe(**changes))
+
+
+def test_the_longest_prefix_sets_the_rate() -> None:
+    rates = recipe(learning_rates={"body": 2e-3, "body.weight": 3e-3})
+    assert [learning_rate_of(name, rates) for name in ("body.weight", "body.bias", "head.bias")] == [3e-3, 2e-3, 1e-3]
+
+
+def test_muon_gets_inner_matrices_and_adamw_the_rest() -> None:
+    optimizer = build_optimizer(network(), recipe(optimizer="muon", weight_decay=0.1))
+    assert isinstance(optimizer, MuonAndAdamW)
+    assert [len(group["params"]) for group in optimizer.muon.param_groups] == [2]  # body.weight and head.weight
+    assert sorted(len(group["params"]) for group in optimizer.adamw.param_groups) == [1, 2]  # embedding; two biases
+    assert {group["weight_decay"] for group in optimizer.adamw.param_groups} == {0.0, 0.1}
+
+
+def test_the_optimizer_pair_goes_on_from_its_saved_state() -> None:
+    def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            model["head"](model["body"](model["embed"](torch.arange(4)))).square().sum().backward()
+            optimizer.step()
+
+    torch.manual_seed(0)
+    straight = network()
+    broken = network()
+    broken.load_state_dict(straight.state_dict())
+    steps(straight, build_optimizer(straight, recipe(optimizer="muon")), 4)
+    first = build_optimizer(broken, recipe(optimizer="muon"))
+    steps(broken, first, 2)
+    second = build_optimizer(broken, recipe(optimizer="muon"))
+    second.load_state_dict(first.state_dict())
+    assert second.param_groups[0] is second.muon.param_groups[0]  # type: ignore[attr-defined]
+    steps(broken, second, 2)
+    for one, other in zip(straight.parameters(), broken.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def write_rows(folder: Path, rows: Any, name: str = "rows.json") -> Path:
+    path = folder / name
+    path.write_text(json.dumps(rows) if name.endswith(".json") else "\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_rows_are_read_from_json_and_jsonl(tmp_path: Path) -> None:
+    rows = [{"id": 1, "conversations": []}, {"id": 2, "conversations": []}]
+    assert read_rows(write_rows(tmp_path, rows)) == read_rows(write_rows(tmp_path, rows, "rows.jsonl")) == rows
+
+
+@pytest.mark.parametrize("content", ['{"id": 1}', "[1]", "[{}]", "no json"])
+def test_what_are_no_rows_is_said(tmp_path: Path, content: str) -> None:
+    (tmp_path / "rows.json").write_text(content)
+    with pytest.raises(InputError, match=r"rows\.json"):
+        read_rows(tmp_path / "rows.json")
+
+
+def talk(*values: str, image: Any = None) -> dict[str, Any]:
+    turns = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(values)]
+    return {"id": "r", "conversations": turns} | ({"image": image} if image else {})
+
+
+def test_the_marker_becomes_the_picture_and_its_newline_goes(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
+    first, last = row_messages(talk("<image>\nWhat?", "A square.", image="a.png"), tmp_path)
+    assert (first.text, len(first.pictures), last.text) == ("What?", 1, "A square.")
+    (trailing, _) = row_messages(talk("What?\n<image>", "Red.", image=["a.png"]), tmp_path)
+    assert (trailing.text, len(trailing.pictures)) == ("What?", 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (talk("<image>\nWhat?", "Red."), "more <image> marks than pictures"),
+        (talk("What?", "Red.", image="a.png"), "have no <image> mark"),
+        ({"conversations": [{"from": "bot", "value": "x"}]}, "unknown speaker 'bot'"),
+    ],
+)
+def test_rows_whose_marks_and_pictures_disagree(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=said):
+        row_messages(row, tmp_path)
+
+
+def test_collation_pads_right_and_trains_nothing_there() -> None:
+    samples = [
+        {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "pixel_values": torch.ones(1, 2)},
+        {"input_ids": [8], "labels": [8], "pixel_values": None},
+    ]
+    batch = Collator(padding_id=9, multiple=4)(samples)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 9], [8, 9, 9, 9]]
+    assert batch["labels"].tolist() == [[-100, 6, 7, -100], [8, -100, -100, -100]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+    assert batch["pixel_values"].shape == (1, 2)
+    with pytest.raises(InputError, match="3 tokens and max_length is 2"):
+        Collator(padding_id=9, max_length=2)(samples)
+
+
+def test_grouping_keeps_every_sample_and_batches_alike_ones() -> None:
+    lengths = [*range(1, 101), *(-n for n in range(1, 31))]
+    sampler = LengthGroupedSampler(lengths, batch=4, seed=3)
+    order = list(sampler)
+    assert sorted(order) == list(range(130))
+    batches = [[lengths[i] for i in order[start : start + 4]] for start in range(0, 120, 4)]
+    assert all(len({length > 0 for length in batch}) == 1 for batch in batches)
+    assert sum(max(map(abs, b)) - min(map(abs, b)) for b in batches) / len(batches) < 10
+    assert list(sampler) == order
+    sampler.set_epoch(1)
+    assert list(sampler) != order
