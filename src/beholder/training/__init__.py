@@ -1,0 +1,1 @@
+"""Training: rows become samples, a recipe becomes a stage, transformers' Trainer runs it."""

@@ -1,0 +1,117 @@
+"""Warm-up of a vision tower that starts from nothing: every patch says what it lies on.
+
+A tower trained from random weights through a language model's few answer tokens learns slowly. Where the pictures
+are drawn, each row can name its objects (`objects`: what, colour, box as fractions of the picture), so each patch has
+a label. The reading heads live for this stage only and never reach a checkpoint's model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from beholder.core.errors import InputError
+from beholder.processing.images import open_picture
+from beholder.training.data import row_name, row_pictures
+
+BACKGROUND = 0
+NO_COLOUR = -100
+
+
+class Names:
+    """Names to class numbers, in the order of first use; class 0 is the background."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]], key: str) -> None:
+        found = sorted({thing[key] for row in rows for thing in row["objects"] if thing.get(key)})
+        self.numbers = {name: number for number, name in enumerate(found, start=1)}
+
+    def __len__(self) -> int:
+        return len(self.numbers) + 1
+
+    def __getitem__(self, name: str) -> int:
+        return self.numbers[name]
+
+
+class PictureLabels(Dataset[dict[str, torch.Tensor]]):
+    """Pictures with a class, a colour and a box per patch of each grid that the tower's views form."""
+
+    def __init__(self, sources: Sequence[tuple[list[dict[str, Any]], Path]], processor: Any, grids: Sequence[int]) -> None:
+        self.rows = [(row, pictures) for rows, pictures in sources for row in rows]
+        if bare := next((row for row, _ in self.rows if "objects" not in row or len(row_pictures(row)) != 1), None):
+            raise InputError(f"row {row_name(bare)}: patch labels need one picture and an 'objects' list")
+        self.what = Names([row for row, _ in self.rows], "what")
+        self.colour = Names([row for row, _ in self.rows], "colour")
+        self.views, self.grids = processor.image_processor.views, tuple(grids)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        row, pictures = self.rows[position]
+        pixels = torch.as_tensor(self.views(open_picture(pictures / row_pictures(row)[0])))
+        sample = {"pixel_values": pixels}
+        for grid in self.grids:
+            sample |= {f"{key}_{grid}": value for key, value in self.labels(row["objects"], grid).items()}
+        return sample
+
+    def labels(self, objects: Sequence[dict[str, Any]], grid: int) -> dict[str, torch.Tensor]:
+        """Per patch, row-major: class, colour (or NO_COLOUR), and box edges relative to the patch's centre."""
+        what = torch.zeros(grid, grid, dtype=torch.long)
+        colour = torch.full((grid, grid), NO_COLOUR)
+        box = torch.zeros(grid, grid, 4)
+        centres = (torch.arange(grid) + 0.5) / grid
+        centre_grid = torch.stack(torch.meshgrid(centres, centres, indexing="ij")[::-1], dim=-1)  # (grid, grid, xy)
+        for thing in objects:  # later objects are drawn over earlier ones
+            x1, y1, x2, y2 = thing["box"]
+            inside = ((centres >= y1) & (centres <= y2))[:, None] & ((centres >= x1) & (centres <= x2))[None]
+            what[inside] = self.what[thing["what"]]
+            colour[inside] = self.colour[thing["colour"]] if thing.get("colour") else NO_COLOUR
+            box[inside] = torch.tensor([x1, y1, x2, y2]) - centre_grid[inside].repeat(1, 2)
+        return {"what": what.flatten(), "colour": colour.flatten(), "box": box.flatten(0, 1)}
+
+
+class PatchCollator:
+    """Stack the samples; `labels` is there because the Trainer looks for it."""
+
+    def __call__(self, samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+
+
+class PatchReader(nn.Module):
+    """A model's vision tower with reading heads: what lies on each patch, its colour, and where its box ends."""
+
+    def __init__(self, model: Any, whats: int, colours: int) -> None:
+        super().__init__()
+        self.model = model
+        width = model.config.vision_config.hidden_size
+        self.norm = nn.LayerNorm(width)
+        self.what, self.colour, self.box = nn.Linear(width, whats), nn.Linear(width, colours), nn.Linear(width, 4)
+
+    @staticmethod
+    def grids(model: Any) -> tuple[int, int]:
+        """Sides of the stitched corner map and of the whole view's map, in patches."""
+        side = model.config.vision_config.image_size // model.config.vision_config.patch_size
+        return 2 * side, side
+
+    def forward(self, pixel_values: torch.Tensor, **labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Mean loss over both maps; `labels` holds `what_G`, `colour_G`, `box_G` per grid side G."""
+        maps = zip(self.grids(self.model), self.model.model.patch_maps(pixel_values), strict=True)
+        losses = [self.map_loss(features, *(labels[f"{key}_{grid}"] for key in ("what", "colour", "box"))) for grid, features in maps]
+        return {"loss": torch.stack(losses).mean()}
+
+    def map_loss(self, features: torch.Tensor, what: torch.Tensor, colour: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of class and colour plus the L1 distance of box edges, where there is an object."""
+        features = self.norm(features)
+        on_object = what != BACKGROUND
+        loss = functional.cross_entropy(self.what(features).flatten(0, 1).float(), what.flatten())
+        loss = loss + functional.cross_entropy(
+            self.colour(features).flatten(0, 1).float(), colour.flatten(), ignore_index=NO_COLOUR, reduction="sum"
+        ) / (colour != NO_COLOUR).sum().clamp(min=1)
+        distance = (self.box(features).float() - box).abs().sum(-1) * on_object
+        return loss + 2.0 * distance.sum() / on_object.sum().clamp(min=1)

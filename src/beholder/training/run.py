@@ -1,0 +1,37 @@
+"""From a recipe to a trained folder: opens the model and processor it starts from and calls the trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from beholder import families
+from beholder.checkpoints import loader
+from beholder.core.hub import find_checkpoint
+from beholder.training.stages import Recipe, freeze
+
+
+def open_start(recipe: Recipe) -> tuple[Any, Any]:
+    """The model (float32, on the CPU: the Trainer moves it) and processor that the recipe starts from."""
+    folder = find_checkpoint(recipe.model)
+    family = families.identify_folder(folder)
+    model = loader.open_model(folder, family, device=torch.device("cpu"), dtype=torch.float32)
+    return model, family.processor_class().from_pretrained(folder)
+
+
+def plan(recipe: Recipe) -> str:
+    """What will run: the resolved recipe and the parameters it trains."""
+    model, _ = open_start(recipe)
+    freeze(model, recipe)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    return f"{recipe.model_dump_json(indent=1)}\ntrains {trained:,} of {total:,} parameters ({', '.join(recipe.trainable)})"
+
+
+def run(recipe: Recipe) -> Path:
+    """Train; returns the folder of the trained model."""
+    from beholder.training.trainer import train
+
+    return train(recipe, *open_start(recipe))

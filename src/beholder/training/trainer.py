@@ -1,0 +1,161 @@
+"""Run one recipe: open the model, freeze, feed, let transformers' Trainer train, and write what came out.
+
+A run lives in its output folder and can be killed at any time: the next call with the same recipe goes on from the
+newest complete checkpoint there and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from beholder.core.errors import ConfigError
+from beholder.training.collate import Collator
+from beholder.training.data import Conversations, read_rows
+from beholder.training.optimizer import build_optimizer
+from beholder.training.patches import PatchCollator, PatchReader, PictureLabels
+from beholder.training.sampler import LengthGroupedSampler
+from beholder.training.stages import Recipe, freeze
+
+log = logging.getLogger("beholder")
+COMPLETE = "complete"  # written last into a checkpoint folder: without it the folder was cut off while being written
+
+
+class StageTrainer(Trainer):
+    """transformers' Trainer with the recipe's parameter groups."""
+
+    recipe: Recipe
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Groups by learning rate and decay, in place of one rate for all."""
+        if self.optimizer is None:
+            self.optimizer = build_optimizer(self.model if model is None else model, self.recipe)
+        return self.optimizer
+
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Rows of similar length together; pictures that are only looked at have no length and are just shuffled."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(dataset, Conversations):
+            return LengthGroupedSampler(dataset.lengths(), self.recipe.device_batch, self.recipe.seed)
+        return super()._get_train_sampler(train_dataset)
+
+
+class Journal(TrainerCallback):
+    """Writes every log record to `log.jsonl`, prints progress with the time left, and marks complete checkpoints."""
+
+    def __init__(self, output: Path, samples_per_step: int) -> None:
+        self.output, self.samples_per_step = output, samples_per_step
+        self.started, self.first_step = 0.0, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note where this process began, for the speed."""
+        self.started, self.first_step = time.monotonic(), state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        """One JSON line to the file, one line to the log."""
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        seconds = time.monotonic() - self.started
+        pace = seconds / max(1, state.global_step - self.first_step)
+        left = pace * (state.max_steps - state.global_step)
+        record = {"step": state.global_step, **logs, "samples_per_second": round(self.samples_per_step / pace, 2)}
+        with (self.output / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        log.info(
+            "step %d/%d  loss %.4f  lr %.2e  %.1f samples/s  %s left",
+            state.global_step, state.max_steps, logs["loss"], logs.get("learning_rate", 0.0),
+            self.samples_per_step / pace, time.strftime("%H:%M:%S", time.gmtime(left)),
+        )  # fmt: skip
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The Trainer has written everything of this checkpoint."""
+        (self.output / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+def newest_checkpoint(output: Path) -> Path | None:
+    """The last checkpoint that was written to its end; folders cut off by a kill are removed."""
+    found = sorted(output.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+    for folder in found:
+        if not (folder / COMPLETE).exists():
+            log.warning("removing %s: it was cut off while being written", folder)
+            shutil.rmtree(folder)
+    return next((folder for folder in reversed(found) if folder.exists()), None)
+
+
+def arguments(recipe: Recipe, processes: int) -> TrainingArguments:
+    """The recipe in the Trainer's words."""
+    on_cpu = not torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(recipe.output),
+        per_device_train_batch_size=recipe.device_batch,
+        gradient_accumulation_steps=recipe.accumulation(processes),
+        num_train_epochs=recipe.epochs or 1,
+        max_steps=recipe.steps or -1,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.schedule,
+        warmup_steps=recipe.warmup_ratio,
+        max_grad_norm=recipe.max_grad_norm,
+        bf16=recipe.precision == "bf16",
+        use_cpu=on_cpu,
+        save_steps=recipe.save_every,
+        save_total_limit=recipe.keep,
+        logging_steps=recipe.log_every,
+        report_to=["tensorboard"],
+        disable_tqdm=True,
+        dataloader_num_workers=recipe.workers,
+        dataloader_persistent_workers=recipe.workers > 0,
+        dataloader_pin_memory=not on_cpu,
+        dataloader_drop_last=True,
+        remove_unused_columns=False,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        label_names=["labels"],
+    )
+
+
+def train(recipe: Recipe, model: Any, processor: Any) -> Path:
+    """Train the recipe's parts of `model` on its data; returns the folder of the trained model.
+
+    `model` must hold fp32 weights: low precision is applied to the computation, not to the weights.
+    """
+    if low := [name for name, p in model.named_parameters() if p.dtype != torch.float32]:
+        raise ConfigError(f"training needs float32 weights; {len(low)} are not, the first is {low[0]}")
+    recipe.output.mkdir(parents=True, exist_ok=True)
+    (recipe.output / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    model.set_attn_implementation({"vision_config": recipe.attention, "text_config": recipe.attention})
+    if recipe.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    freeze(model, recipe)
+    sources = [(read_rows(source.rows), source.pictures) for source in recipe.data]
+    padding = processor.tokenizer.pad_token_id
+    if padding is None:
+        raise ConfigError(f"the tokenizer of {recipe.model} has no padding token; set pad_token in tokenizer_config.json")
+    if recipe.objective == "patches":
+        dataset: Any = PictureLabels(sources, processor, PatchReader.grids(model))
+        subject: nn.Module = PatchReader(model, len(dataset.what), len(dataset.colour))
+        collator: Any = PatchCollator()
+    else:
+        subject, dataset = model, Conversations(sources, processor)
+        collator = Collator(padding, recipe.pad_to_multiple, recipe.max_length)
+    options = arguments(recipe, torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1)
+    journal = Journal(recipe.output, recipe.global_batch)
+    trainer = StageTrainer(subject, options, data_collator=collator, train_dataset=dataset, callbacks=[journal])
+    trainer.recipe = recipe
+    if recipe.compile:
+        subject.compile(dynamic=True)  # in place of the Trainer's own flag, which would compile once per length
+    resume = newest_checkpoint(recipe.output)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    final = recipe.output / "model"
+    if trainer.is_world_process_zero():
+        model.save_pretrained(final)
+        processor.save_pretrained(final)
+    return final

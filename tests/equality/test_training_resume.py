@@ -1,0 +1,84 @@
+"""A run that is cut off and started again ends with the same weights as one that was left alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tests.tiny_checkpoint import make_tiny_checkpoint
+
+from beholder.training.run import run
+from beholder.training.stages import Recipe
+from beholder.training.trainer import newest_checkpoint
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory, llama3_tokenizer: Any) -> Path:
+    folder = tmp_path_factory.mktemp("start")
+    make_tiny_checkpoint(folder / "model", llama3_tokenizer, max_position_embeddings=1024)
+    rows = []
+    for number, colour in enumerate(("red", "green", "blue", "white", "black", "pink", "grey", "cyan")):
+        Image.new("RGB", (20 + number, 24), colour).save(folder / f"{number}.png")
+        talk = [{"from": "human", "value": "<image>\nWhat colour?" + "?" * number}, {"from": "gpt", "value": colour}]
+        objects = [{"what": "sheet", "colour": colour, "box": [0.1, 0.1, 0.9, 0.9]}]
+        rows.append({"id": number, "image": f"{number}.png", "conversations": talk, "objects": objects})
+    (folder / "rows.json").write_text(json.dumps(rows))
+    return folder
+
+
+def recipe(start: Path, output: Path, **changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "name": "test/resume",
+        "model": str(start / "model"),
+        "output": output,
+        "data": [{"rows": start / "rows.json", "pictures": start}],
+        "trainable": ["model", "lm_head"],
+        "optimizer": "muon",
+        "learning_rate": 1e-2,
+        "steps": STEPS,
+        "global_batch": 2,
+        "device_batch": 1,
+        "max_length": 1024,
+        "precision": "fp32",
+        "workers": 0,
+        "save_every": 2,
+        "keep": 9,
+        "log_every": 1,
+    }
+    return Recipe(**(values | changes))
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "model" / "model.safetensors")
+
+
+def losses(output: Path) -> list[float]:
+    records = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    return [record["loss"] for record in records]
+
+
+@pytest.mark.parametrize("objective", ["answers", "patches"])
+def test_resumed_equals_straight(start: Path, tmp_path: Path, objective: str) -> None:
+    trainable = ["model", "lm_head"] if objective == "answers" else ["model.vision_tower"]
+    whole = recipe(start, tmp_path / "whole", objective=objective, trainable=trainable)
+    run(whole)
+    assert losses(whole.output)[-1] < losses(whole.output)[0]
+
+    cut = recipe(start, tmp_path / "cut", objective=objective, trainable=trainable)
+    run(cut)
+    # As if the process had died while writing the checkpoint of step 6 and before that of the final model.
+    (cut.output / "checkpoint-6" / "complete").unlink()
+    (cut.output / "model" / "model.safetensors").unlink()
+    assert newest_checkpoint(cut.output) == cut.output / "checkpoint-4"
+    run(cut)
+    assert losses(cut.output)[STEPS:] == losses(whole.output)[4:]
+    straight, resumed = weights(whole.output), weights(cut.output)
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
