@@ -1,0 +1,218 @@
+"""`load()` opens a checkpoint as a `VLM`; a `VLM` answers questions about pictures, also piece by piece."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from beholder.checkpoints.loader import open_model
+from beholder.core.errors import InputError
+from beholder.core.hub import find_checkpoint
+from beholder.core.types import Answer, Box, FinishReason, Message, Sampling, Timings, Usage
+from beholder.families import identify_folder
+from beholder.generation.engine import Engine
+from beholder.grounding.boxes import clip, parse_boxes, to_pixels
+from beholder.processing.images import PictureSource, open_picture
+from beholder.processing.messages import read_messages
+from beholder.processing.tokens import TextStream
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from beholder.families.family import Family
+
+BUILT_IN = "beholder-mini"
+
+Conversation = str | Iterable[Message | Mapping[str, Any]]
+
+
+def load(
+    name: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> VLM:
+    """Open a model: a folder in any known layout, a hub id, or, without a name, the one in the package.
+
+    `device` is "cpu", "cuda:0", ...; left out, the first GPU or else the CPU. `dtype` is "float32",
+    "bfloat16" or "float16"; left out, bfloat16 on a GPU and what is stored on the CPU.
+    """
+    folder = checkpoint_folder(name)
+    family = identify_folder(folder)
+    model = open_model(folder, family, device=device, dtype=dtype)
+    return VLM(model, family.processor_class().from_pretrained(folder), family, str(name or BUILT_IN))
+
+
+def checkpoint_folder(name: str | Path | None = None) -> Path:
+    """Where the files of a model are: the built-in one for None or its name, else see `find_checkpoint`."""
+    if name is None or name == BUILT_IN:
+        from beholder.mini import FOLDER
+
+        return FOLDER
+    return find_checkpoint(name)
+
+
+class VLM:
+    """A model with its processor. May be used from several threads."""
+
+    def __init__(self, model: PreTrainedModel, processor: Any, family: Family, name: str) -> None:
+        self.model = model
+        self.processor = processor
+        self.family = family
+        self.name = name
+        self.engine = Engine(model)
+        self._preparing = threading.Lock()
+
+    @property
+    def context(self) -> int:
+        """How many tokens prompt and answer may have together."""
+        return self.model.config.get_text_config().max_position_embeddings
+
+    def ask(self, image: PictureSource | None, question: str, **sampling: Any) -> Answer:
+        """Answer one question about one picture, or about none. `sampling` as in `Sampling`."""
+        if not question.strip():
+            raise InputError("the question is empty")
+        parts = (question,) if image is None else (open_picture(image), question)
+        return self.chat([Message.user(*parts)], **sampling)
+
+    def chat(self, messages: Conversation, **sampling: Any) -> Answer:
+        """Answer the last message of a conversation: `Message`s, or OpenAI messages with content parts."""
+        stream = self.stream(messages, **sampling)
+        for _ in stream:
+            pass
+        return stream.answer
+
+    def stream(self, messages: Conversation, **sampling: Any) -> AnswerStream:
+        """The same as an iterator over pieces of text; its `answer` is complete at the end.
+
+        The prompt is prepared before this returns, so what is wrong with it is raised here.
+        """
+        start = time.perf_counter()
+        wanted = Sampling.of(sampling)
+        conversation = read_messages(messages)
+        with self._preparing:  # a tokenizer is not made for several threads
+            inputs = self.processor.encode(conversation)
+        request = self._admit(conversation, inputs, wanted, start)
+        return AnswerStream(self, request)
+
+    def _admit(
+        self, conversation: tuple[Message, ...], inputs: Mapping[str, Any], sampling: Sampling, start: float
+    ) -> Request:
+        """Refuse a prompt that does not fit; an answer that would not fit ends where the context does."""
+        ids = inputs["input_ids"]
+        pictures = int((ids == self.processor.image_token_id).sum())
+        length = ids.shape[1]
+        if length >= self.context:
+            raise InputError.too_long(length, self.context, pictures)
+        fitting = replace(sampling, max_tokens=min(sampling.max_tokens, self.context - length))
+        usage = Usage(length, pictures, 0)
+        return Request(conversation, inputs, fitting, usage, start, time.perf_counter() - start)
+
+    def boxes(self, text: str, messages: Iterable[Message]) -> tuple[Box, ...]:
+        """The boxes in an answer, in pixels of the conversation's last picture; none without a picture."""
+        pictures = [picture for message in messages for picture in message.pictures]
+        if not pictures:
+            return ()
+        width, height = pictures[-1].size
+        frame = self.processor.box_frame(width, height)
+        found = (to_pixels(fractions, frame, len(pictures) - 1) for fractions in parse_boxes(text))
+        return tuple(clip(box, width, height) for box in found)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One admitted question: what the engine needs, and what the answer will report."""
+
+    messages: tuple[Message, ...]
+    inputs: Mapping[str, Any]
+    sampling: Sampling
+    usage: Usage
+    start: float
+    prepared: float
+
+
+class AnswerStream(Iterator[str]):
+    """Pieces of an answer as they come. `answer` is there after the last piece, or after `close()`.
+
+    Closing early cancels the rest; the answer then has what came and the finish reason "cancelled".
+    """
+
+    def __init__(self, vlm: VLM, request: Request) -> None:
+        self._vlm = vlm
+        self._request = request
+        self._text = TextStream(vlm.processor.tokenizer, request.sampling.stop)
+        self._terminators: tuple[int, ...] = vlm.processor.terminators
+        self._tokens = vlm.engine.stream(request.inputs, request.sampling, self._terminators)
+        self._pieces: list[str] = []
+        self._space = ""
+        self._completion = 0
+        self._first_token = 0.0
+        self._answer: Answer | None = None
+
+    def __next__(self) -> str:
+        while self._answer is None:
+            if piece := self._advance():
+                return piece
+        raise StopIteration(self._answer)
+
+    def _advance(self) -> str:
+        """Take one token; what it adds to the text may be nothing yet."""
+        token = next(self._tokens, None)
+        if token is None:
+            return self._finish("length")
+        self._completion += 1
+        if self._completion == 1:
+            self._first_token = time.perf_counter() - self._request.start
+        if token in self._terminators:
+            return self._finish("stop")
+        piece = self._trim(self._text.push(token))
+        return piece + self._finish("stop") if self._text.stopped else piece
+
+    def _trim(self, piece: str) -> str:
+        """Leave out white space at both ends of the answer: at the end it is held until more text follows."""
+        text = self._space + piece
+        if not self._pieces:
+            text = text.lstrip()
+        shown = text.rstrip()
+        self._space = text[len(shown) :]
+        if shown:
+            self._pieces.append(shown)
+        return shown
+
+    def _finish(self, reason: FinishReason) -> str:
+        """Stop the engine, complete the answer, and return the text that was held back."""
+        self._tokens.close()
+        rest = self._trim(self._text.finish())
+        request, text = self._request, "".join(self._pieces)
+        total = time.perf_counter() - request.start
+        self._answer = Answer(
+            text=text,
+            finish_reason=reason,
+            usage=replace(request.usage, completion_tokens=self._completion),
+            timings=Timings(request.prepared, self._first_token or total, total),
+            boxes=self._vlm.boxes(text, request.messages),
+        )
+        return rest
+
+    def close(self) -> None:
+        """End here; nothing more is computed."""
+        if self._answer is None:
+            self._finish("cancelled")
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer."""
+        if self._answer is None:
+            raise RuntimeError("the answer is not complete: read the stream to its end or close it")
+        return self._answer
+
+    def __enter__(self) -> AnswerStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

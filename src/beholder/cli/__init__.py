@@ -1,0 +1,154 @@
+"""The `beholder` command: a table of verbs, of which only the chosen one is imported.
+
+Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 it failed, 2 wrong usage, 3 a
+check did not hold, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from beholder.core.errors import BeholderError, ConfigError
+
+
+class Verb(NamedTuple):
+    """Where a verb's function is and what it does, in a line."""
+
+    module: str
+    function: str
+    help: str
+
+
+VERBS = {
+    "ask": Verb("ask", "ask", "Ask a model one question about one picture."),
+    "chat": Verb("chat", "chat", "Talk with a model about pictures."),
+    "ground": Verb(
+        "ground", "ground", "Find what a phrase names in a picture: boxes, and the picture with them."
+    ),
+    "train": Verb("train", "train", "Train a model by a recipe; resumes exactly."),
+    "eval": Verb("eval", "evaluate", "Score a model and write a record of the run."),
+    "data draw": Verb("data", "draw", "Draw pictures with questions and answers to train and test on."),
+    "inspect": Verb("inspect", "inspect", "Tell what a checkpoint is and whether it is whole."),
+    "convert": Verb("convert", "convert", "Rewrite a checkpoint in another layout, bit for bit."),
+    "models": Verb("models", "models", "List the models that are known by name."),
+    "env": Verb("env", "env", "Show versions and devices."),
+}
+
+DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+DEBUG_VARIABLE = "BEHOLDER_DEBUG"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = _take_debug(given)
+    try:
+        return _run(given)
+    except SystemExit as stop:  # how Typer ends a command
+        return stop.code if isinstance(stop.code, int) else DONE if stop.code is None else FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _close_quietly()
+    except Exception as error:
+        if debug:
+            raise
+        return _tell(error)
+
+
+def _run(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return DONE
+    if given[0] == "--version":
+        from beholder import __version__
+
+        print(f"beholder {__version__}")
+        return DONE
+    name = _verb_name(given)
+    if name is None:
+        print(help_text(given[0]))
+        return DONE
+    return _call(name, given[len(name.split()) :])
+
+
+def _verb_name(given: Sequence[str]) -> str | None:
+    """The verb that the arguments begin with; None if help was asked for a group of two-word verbs."""
+    for words in (2, 1):
+        name = " ".join(given[:words])
+        if name in VERBS:
+            return name
+    first = given[0]
+    group = [name for name in VERBS if name.startswith(f"{first} ")]
+    if group and (len(given) == 1 or given[1] in ("-h", "--help")):
+        return None
+    known = group or list(VERBS)
+    tried = " ".join(given[:2]) if group else first
+    nearest = get_close_matches(tried, known, n=1)
+    hint = f"did you mean `beholder {nearest[0]}`?" if nearest else f"known: {', '.join(known)}"
+    raise ConfigError(f"there is no verb {tried!r}; {hint}")
+
+
+def _call(name: str, arguments: list[str]) -> int:
+    """Import the verb's module and let Typer read the arguments from its function's signature."""
+    from importlib import import_module
+
+    import typer
+
+    from beholder.cli.aliases import translate
+
+    verb = VERBS[name]
+    function = getattr(import_module(f"beholder.cli.{verb.module}"), verb.function)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command(help=function.__doc__)(function)
+    app(args=translate(name, arguments), prog_name=f"beholder {name}")
+    return DONE
+
+
+def help_text(group: str = "") -> str:
+    """All verbs with their line, or those of one group."""
+    verbs = {name: verb for name, verb in VERBS.items() if not group or name.startswith(f"{group} ")}
+    width = max(map(len, verbs))
+    lines = [f"  {name:{width}}  {verb.help}" for name, verb in verbs.items()]
+    return "\n".join(
+        [
+            "Usage: beholder VERB [ARGUMENTS]",
+            "",
+            "Runs open vision-language models from the checkpoints their authors published.",
+            "",
+            "Verbs:",
+            *lines,
+            "",
+            "`beholder VERB --help` tells a verb's arguments; `--version` prints the version;",
+            f"`--debug` (or {DEBUG_VARIABLE}=1) shows where an error comes from.",
+        ]
+    )
+
+
+def _take_debug(given: list[str]) -> bool:
+    """Remove `--debug`, which may stand anywhere before a `--`."""
+    end = given.index("--") if "--" in given else len(given)
+    if "--debug" in given[:end]:
+        given.remove("--debug")
+        return True
+    return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
+
+
+def _tell(error: Exception) -> int:
+    """One sentence on stderr, and the exit code that belongs to the kind of error."""
+    if isinstance(error, BeholderError):
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_USAGE if isinstance(error, ConfigError) else FAILED
+    kind = type(error).__name__
+    print(f"error: unexpected {kind}: {error} (run again with --debug to see where)", file=sys.stderr)
+    return FAILED
+
+
+def _close_quietly() -> int:
+    """The reader of our output went away, as `| head` does; the flush at exit must not complain either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED

@@ -1,0 +1,128 @@
+"""`beholder chat`: a conversation at a terminal, or in a pipe with one question per line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from beholder.cli import options
+from beholder.core.errors import InputError
+from beholder.core.types import Sampling
+
+if TYPE_CHECKING:
+    from beholder.cli.conversation import Conversation
+
+PROMPT = "> "
+
+
+def chat(
+    image: Annotated[
+        str | None, typer.Argument(metavar="[IMAGE]", help="A file or URL to talk about.", show_default=False)
+    ] = None,
+    model: options.Model = None,
+    system: options.System = None,
+    max_tokens: options.MaxTokens = 512,
+    temperature: options.Temperature = 0.0,
+    top_k: options.TopK = 0,
+    top_p: options.TopP = 1.0,
+    min_p: options.MinP = 0.0,
+    repetition_penalty: options.RepetitionPenalty = 1.0,
+    seed: options.Seed = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+) -> None:
+    """Talk with a model about pictures. /help lists the commands; stop or Ctrl-D ends it."""
+    sampling = options.check_sampling(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    from beholder.processing.images import open_picture
+
+    picture = None if image is None else open_picture(image)
+
+    from beholder.api import load
+    from beholder.cli.conversation import Conversation
+
+    conversation = Conversation(load(model, device=device, dtype=dtype), Sampling.of(sampling), system)
+    if picture is not None and image is not None:
+        conversation.show(picture, image)
+    if sys.stdin.isatty():
+        _tell(f"{conversation.vlm.name}; /image PATH shows a picture, /help lists the commands, stop leaves")
+        failures = sum(_turn(conversation, line) for line in _prompted_lines())
+    else:
+        failures = sum(_turn(conversation, line) for line in sys.stdin)
+        if failures:
+            raise typer.Exit(1)
+
+
+def _prompted_lines() -> Iterator[str]:
+    """Lines from the keyboard; Ctrl-C gives up the line, Ctrl-D ends."""
+    with suppress(ImportError):
+        import_module("readline")  # input() edits lines and remembers them once this is loaded
+
+    while True:
+        try:
+            yield input(PROMPT)
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            _tell("\n(stop or Ctrl-D leaves)")
+
+
+def _turn(conversation: Conversation, line: str) -> bool:
+    """One line: a command, a question or nothing. Returns whether it failed."""
+    from beholder.cli.conversation import Left
+
+    try:
+        _show(_reply(conversation, line.strip()))
+    except InputError as error:
+        _tell(f"error: {error}")
+        return True
+    except Left:
+        raise typer.Exit(0) from None
+    return False
+
+
+def _reply(conversation: Conversation, line: str) -> str | Iterator[str]:
+    from beholder.cli.conversation import BARE_WORDS
+
+    if not line:
+        return ""
+    if line.lower() in BARE_WORDS:
+        return conversation.command(line.lower(), "")
+    if line.startswith("/"):
+        name, _, rest = line[1:].partition(" ")
+        return conversation.command(name, rest.strip())
+    return conversation.ask(line)
+
+
+def _show(reply: str | Iterator[str]) -> None:
+    """An answer goes to stdout while it comes, what a command says to stderr. Ctrl-C ends the answer only."""
+    if isinstance(reply, str):
+        if reply:
+            _tell(reply)
+        return
+    try:
+        for piece in reply:
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        close = getattr(reply, "close", None)
+        if close is not None:
+            close()
+        _tell(" (stopped)")
+    print(flush=True)
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

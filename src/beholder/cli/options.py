@@ -1,0 +1,51 @@
+"""Arguments that several verbs share, written once: choosing a model and choosing tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from beholder.core.errors import ConfigError, InputError
+from beholder.core.types import Sampling
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="Hub id or folder; left out, the model in the package.", show_default=False
+    ),
+]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda:0, ...; auto is the first GPU, or the CPU where there is none.")
+]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto follows device and weights.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
+System = Annotated[
+    str | None, typer.Option(help="Replaces the model's own system prompt.", show_default=False)
+]
+
+MaxTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
+Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
+TopK = Annotated[int, typer.Option(help="Draw from the k likeliest tokens; 0 is off.")]
+TopP = Annotated[
+    float, typer.Option(help="Draw from the likeliest tokens that have this probability together.")
+]
+MinP = Annotated[float, typer.Option(help="Drop tokens below this share of the likeliest one.")]
+RepetitionPenalty = Annotated[float, typer.Option(help="Above 1 repeats less.")]
+Seed = Annotated[int | None, typer.Option(help="Makes drawing repeatable.", show_default=False)]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(help="End the answer before this text; may be given again.", show_default=False),
+]
+
+
+def check_sampling(**values: Any) -> dict[str, Any]:
+    """Sampling values from the command line, refused before a model is loaded for them."""
+    if values.get("stop") is not None:
+        values["stop"] = tuple(values["stop"])
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        Sampling.of(given)
+    except InputError as error:
+        raise ConfigError(str(error)) from error
+    return given

@@ -1,0 +1,31 @@
+"""`beholder train RECIPE [key=value …]`: run one training stage; started again, it goes on where it was."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+from typer import Argument, Option
+
+
+def train(
+    recipe: Annotated[str, Argument(help="A packaged recipe (family/stage) or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, Argument(help="Settings to change, as key=value; dots reach inside.")
+    ] = None,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Print the resolved recipe and the parts trained; stop.")
+    ] = False,
+) -> None:
+    """Train a stage of a model from a recipe."""
+    from beholder.training.stages import read_recipe
+
+    resolved = read_recipe(recipe, overrides or [])
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    from beholder.training.run import plan, run
+
+    print(plan(resolved))
+    if not dry_run:
+        print(run(resolved))
