@@ -2,8 +2,8 @@
 
     python docs/model_card.py [--records benchmarks/results] [--check]
 
-Figures come from records of exactly the weights that lie in the package; there is no other way to put a number into
-the card. `--check` writes nothing and fails if the card would change.
+Figures come from records of exactly the weights that lie in the package; there is no other way to put a
+number into the card. `--check` writes nothing and fails if the card would change.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from beholder.mini import FOLDER
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "results"
 CARD = ROOT / "src" / "beholder" / "mini" / "README.md"
-STAGES = ("tower", "words", "align", "instruct")
 CURVE_POINTS = 8
 # Figure, what it is, and the share that was to be reached.
 FIGURES = (
@@ -47,41 +46,44 @@ HEAD = """<!-- Made by docs/model_card.py from benchmarks/results. Do not edit. 
 
 # beholder-mini
 
-A small vision-language model of the 360VL architecture: five views of a picture go through a vision tower, two C-Abstractors
-turn them into {slots_per_picture} slots, and a small Llama answers. It comes with the package, so that everything works without a
-network and every feature has a real model to run on. It was trained by Beholder's own training code, from nothing, on
-pictures that Beholder draws: coloured shapes and lettering. It answers questions about such pictures in English and
-Chinese, and it is of no use for photographs.
+A small vision-language model of the 360VL architecture: five views of a picture go through a vision tower,
+two C-Abstractors turn them into {slots_per_picture} slots, and a small Llama answers. It comes with the
+package, so that everything works without a network and every feature has a real model to run on. It was
+trained by Beholder's own training code, from nothing, on pictures that Beholder draws: coloured shapes and
+lettering. It answers questions about such pictures in English and Chinese, and it is of no use for
+photographs.
 """
 
 ABOUT = """## What it can be asked
 
-Is there ...; how many ...; what colour; what shape; left of, right of, above or below what; what is written there (one to six
-characters); where is ... (answered as a box, `[[x1,y1,x2,y2]]` in thousandths of the picture's sides); describe the picture.
-Twelve colours: red, green, blue, yellow, orange, purple, pink, brown, black, white, grey, cyan. Nine shapes: circle, square, triangle,
-star, heart, cross, ring, moon, arrow. Up to six things on plain, graded, textured or noisy backgrounds.
+Is there ...; how many ...; what colour; what shape; left of, right of, above or below what; what is written
+there (one to six characters); where is ... (answered as a box, `[[x1,y1,x2,y2]]` in thousandths of the
+picture's sides); describe the picture. Twelve colours: red, green, blue, yellow, orange, purple, pink, brown,
+black, white, grey, cyan. Nine shapes: circle, square, triangle, star, heart, cross, ring, moon, arrow. Up to
+six things on plain, graded, textured or noisy backgrounds.
 """
 
 LIMITS = """## Limits
 
-- It knows the drawn worlds and nothing else: no photographs, no documents, no knowledge of the world, no reasoning.
+- It knows the drawn worlds and nothing else: no photographs, no documents, no facts, no reasoning.
 - Other things than the shapes and colours above are called by the nearest name that it has.
-- It reads letters and digits of Latin script in one line; a text of more than six characters, or of letters under about a twentieth
-  of the picture's height, is beyond it.
+- It reads Latin letters and digits in one line; a text of more than six characters, or of letters under about
+  a twentieth of the picture's height, is beyond it.
 - Pictures are stretched to a square, so very long or very tall ones lose detail.
 - It says what is likely, never that it does not know.
 """
 
 LICENCE = """## Licence
 
-Apache-2.0, as the package. Every picture and sentence that it was trained on was made by the code in this folder; no other
-data, weights or model took part. Some lettering was drawn in freely licensed typefaces, which are not part of the package.
+Apache-2.0, as the package. Every picture and sentence that it was trained on was made by the code in this
+folder; no other data, weights or model took part. Some lettering was drawn in freely licensed typefaces,
+which are not part of the package.
 """
 
 AGAIN = """## Make it again
 
-    beholder data draw data/mini/train-0 --scenes 16000 --seed 1 --fonts /usr/share/fonts      # and so on, see the table
-    beholder train mini/tower && beholder train mini/words && beholder train mini/align && beholder train mini/instruct
+    beholder data draw data/mini/train-0 --scenes 16000 --seed 1 --fonts /usr/share/fonts  # and so on
+    for stage in tower words align instruct; do beholder train mini/$stage; done
     beholder eval worlds worlds-redrawn
     python docs/training_record.py runs/mini/tower runs/mini/words runs/mini/align runs/mini/instruct
     python docs/model_card.py
@@ -90,26 +92,27 @@ AGAIN = """## Make it again
 
 def make_card(records: Path, checkpoint: Path) -> str:
     """The whole card."""
-    found = [RunRecord.read(path) for path in sorted(records.glob("*.json"))]
+    found = {path: RunRecord.read(path) for path in sorted(records.glob("*.json"))}
     weights = hash_weights(checkpoint)
-    ours = [record for record in found if record.weights == weights]
+    ours = [record for record in found.values() if record.weights == weights]
     worlds = only(ours, "worlds v1")
     if worlds is None:
         raise SystemExit(
-            f"no record of 'worlds v1' for the weights {weights[:12]} in {records}: run `beholder eval worlds` "
-            "and copy its score.json there"
+            f"no record of 'worlds v1' for the weights {weights[:12]} in {records}: "
+            "run `beholder eval worlds` and copy its score.json there"
         )
     report = examine(checkpoint, families.identify_folder(checkpoint))
+    size = {"parameters": f"{report.parameters:,}", "megabytes": f"{report.bytes / 1e6:.1f}"}
     parts = [
         HEAD.format(**report.geometry),
-        geometry(report.geometry | {"parameters": f"{report.parameters:,}", "megabytes": f"{report.bytes / 1e6:.1f}"}, weights),
+        geometry(report.geometry | size, weights),
         ABOUT,
         figures_section("## Figures", worlds, FIGURES_TEXT),
     ]
     if redrawn := only(ours, "worlds-redrawn v1"):
         parts.append(figures_section("## Figures on pictures drawn by other software", redrawn, REDRAWN_TEXT))
-    if stages := [record for stage in STAGES if (record := only(found, f"train mini/{stage}"))]:
-        parts += [training(stages), learning_curve(stages, records)]
+    if stages := {path: record for path, record in found.items() if path.name.startswith("mini-train-")}:
+        parts += [training(list(stages.values())), learning_curve(stages)]
     if speed := only(ours, "mini speed"):
         parts.append(speed_section(speed))
     return "\n".join([*parts, LIMITS, LICENCE, AGAIN])
@@ -135,12 +138,13 @@ def geometry(facts: dict[str, object], weights: str) -> str:
     return "## Geometry\n\n" + table(("part", "value"), [*rows, ("weights (SHA-256)", f"`{weights[:16]}`")])
 
 
-FIGURES_TEXT = """{scenes} unseen scenes of the test split, one question of each kind that a scene allows, in both
-languages: {samples:,} questions. The answer must be the expected one; case and punctuation at its end do not count, and in
-reading every letter does. In brackets 95 % intervals (Wilson's, widened by what the questions about one scene share).
+FIGURES_TEXT = """{scenes} unseen scenes of the test split, one question of each kind that a scene allows, in
+both languages: {samples:,} questions. The answer must be the expected one; case and punctuation at its end do
+not count, and in reading every letter does. In brackets 95 % intervals (Wilson's, widened by what the
+questions about one scene share).
 """
-REDRAWN_TEXT = """The model never learned from pictures like these: {scenes} scenes drawn by matplotlib with its own curves, edges,
-hatches and typefaces; {samples:,} questions, asked and counted as above.
+REDRAWN_TEXT = """The model never learned from pictures like these: {scenes} scenes drawn by matplotlib with
+its own curves, edges, hatches and typefaces; {samples:,} questions, asked and counted as above.
 """
 
 
@@ -154,7 +158,7 @@ def figures_section(title: str, record: RunRecord, text: str) -> str:
 
 
 def row(figures: dict[str, Interval], name: str, meaning: str, target: float | None) -> tuple[str, ...]:
-    """One figure: reached if the value is at least the target and Chinese is within three points of English."""
+    """One figure: reached if it is at least the target and Chinese is within three points of English."""
     value, gap = figures[name], figures.get(f"{name}.en-zh")
     reached = ""
     if target is not None:
@@ -173,9 +177,17 @@ def percent(figure: Interval | None) -> str:
 
 def provenance(record: RunRecord) -> str:
     """Where a number comes from."""
-    packages = ", ".join(f"{name} {record.packages[name]}" for name in ("torch", "transformers") if name in record.packages)
-    settings = ", ".join(f"{key} {record.settings[key]}" for key in ("dtype", "batch", "threads", "data") if key in record.settings)
-    return f"Measured with {record.code[:12]}, {packages}, {settings}, on {record.machine}; {record.seconds:.0f} s.\n"
+    told = {name: record.packages.get(name) for name in ("torch", "transformers")}
+    told |= {name: record.settings.get(name) for name in ("dtype", "batch", "threads", "data")}
+    facts = ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
+    code = record.code if record.code.endswith("+dirty") else record.code[:12]
+    return f"Measured at {code} with {facts}, on {record.machine}, in {record.seconds:.0f} s.\n"
+
+
+TRAINING_TEXT = """From random weights, {hours} hours in all on {machine}. Scenes are numbers of the train
+split under seed {seeds}; a scene of one split is never one of another. Optimiser {optimizer}, precision
+{precision}, seed {seed}; the recipes are in `beholder/training/recipes/mini`.
+"""
 
 
 def training(stages: Sequence[RunRecord]) -> str:
@@ -183,7 +195,9 @@ def training(stages: Sequence[RunRecord]) -> str:
     rows = []
     for record in stages:
         settings, values = record.settings, record.values
-        scenes = "; ".join(f"{d['start']:,} to {d['start'] + d['pictures_drawn'] - 1:,}" for d in settings["data"])
+        scenes = "; ".join(
+            f"{d['start']:,} to {d['start'] + d['pictures_drawn'] - 1:,}" for d in settings["data"]
+        )
         rows.append(
             (
                 f"`{settings['name']}`",
@@ -197,23 +211,21 @@ def training(stages: Sequence[RunRecord]) -> str:
             )
         )
     seeds = sorted({d["seed"] for record in stages for d in record.settings["data"]})
-    hours = sum(record.seconds for record in stages) / 3600
-    head = ("recipe", "trained", "scenes", "steps", "batch", "samples seen", "learning rate", "hours")
-    return (
-        f"## Training\n\nFrom random weights, {hours:.1f} hours in all on {stages[-1].machine}. Scenes are numbers of the "
-        f"train split under seed {', '.join(map(str, seeds))}; no scene of another split is ever in it. Optimiser "
-        f"{stages[-1].settings['optimizer']}, precision {stages[-1].settings['precision']}, seed "
-        f"{stages[-1].settings['seed']}. The recipes are in `beholder/training/recipes/mini`.\n\n{table(head, rows)}"
+    hours, last = sum(record.seconds for record in stages) / 3600, stages[-1]
+    text = TRAINING_TEXT.format(
+        hours=f"{hours:.1f}", machine=last.machine, seeds=", ".join(map(str, seeds)), **last.settings
     )
+    head = ("recipe", "trained", "scenes", "steps", "batch", "samples seen", "learning rate", "hours")
+    return f"## Training\n\n{text}\n{table(head, rows)}"
 
 
-def learning_curve(stages: Sequence[RunRecord], records: Path) -> str:
-    """The training loss at some points of each stage."""
+def learning_curve(stages: dict[Path, RunRecord]) -> str:
+    """The training loss at some points of each stage, from the log that lies beside its record."""
     rows = []
-    for record in stages:
-        stage = record.measure.rpartition("/")[2]
-        path = records / f"mini-train-{stage}.jsonl"
-        points = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for path, record in stages.items():
+        stage = record.settings["name"].rpartition("/")[2]
+        lines = path.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
+        points = [json.loads(line) for line in lines]
         for place in spread(len(points), CURVE_POINTS):
             point = points[place]
             seen = point["step"] * record.settings["global_batch"]
@@ -240,7 +252,9 @@ def speed_section(record: RunRecord) -> str:
 
 def main() -> None:
     """Write the card, or tell that it is stale."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the card is not current")
     options = parser.parse_args()

@@ -2,9 +2,9 @@
 
     python docs/training_record.py runs/mini/tower runs/mini/words ... [--out benchmarks/results]
 
-A stage's folder holds `recipe.json` and `log.jsonl`, as `beholder train` writes them. Of each stage this makes
-`mini-train-STAGE.json` (the record) and `mini-train-STAGE.jsonl` (its learning curve). Folders are told by their
-last name only: where they lay on the machine says nothing.
+A stage's folder holds `recipe.json` and `log.jsonl`, as `beholder train` writes them. Of each stage this
+makes `mini-train-N-STAGE.json` (the record) and `mini-train-N-STAGE.jsonl` (its learning curve). Folders are
+told by their last name only: where they lay on the machine says nothing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 OF_THE_MACHINE = ("output", "workers", "keep", "save_every", "log_every")
 
 
-def record_stage(folder: Path, out: Path) -> RunRecord:
-    """Write one stage's record and curve."""
+def record_stage(folder: Path, out: Path, number: int) -> RunRecord:
+    """Write record and curve of the stage that came as number `number`."""
     recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     curve = read_curve(folder / "log.jsonl")
     steps, batch = curve[-1]["step"], recipe["global_batch"]
@@ -45,7 +45,7 @@ def record_stage(folder: Path, out: Path) -> RunRecord:
         seconds=round(seconds, 1),
         weights=hash_weights(folder / "model"),
     )
-    stem = "mini-train-" + recipe["name"].rpartition("/")[2]
+    stem = f"mini-train-{number}-{recipe['name'].rpartition('/')[2]}"
     record.write(out / f"{stem}.json")
     lines = "".join(json.dumps(point) + "\n" for point in curve)
     (out / f"{stem}.jsonl").write_text(lines, encoding="utf-8")
@@ -88,13 +88,15 @@ def short(path: str) -> str:
 
 def main() -> None:
     """Record every folder that is given."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    for folder in options.folders:
-        record = record_stage(folder, options.out)
+    for number, folder in enumerate(options.folders, start=1):
+        record = record_stage(folder, options.out, number)
         sys.stdout.write(f"{record.measure}: {record.values['steps']} steps, {record.seconds / 3600:.2f} h\n")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from beholder.families.registration import install
+from beholder.families.registration import install as _install
 
 if TYPE_CHECKING:
     from beholder.api import VLM, AnswerStream, load
@@ -59,7 +59,7 @@ __all__ = [
     "load",
 ]
 
-install()
+_install()
 
 
 def __getattr__(name: str) -> Any:

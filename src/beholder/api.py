@@ -48,13 +48,13 @@ def load(
     return VLM(model, family.processor_class().from_pretrained(folder), family, str(name or BUILT_IN))
 
 
-def checkpoint_folder(name: str | Path | None = None) -> Path:
+def checkpoint_folder(name: str | Path | None = None, *, download: bool = True) -> Path:
     """Where the files of a model are: the built-in one for None or its name, else see `find_checkpoint`."""
     if name is None or name == BUILT_IN:
         from beholder.mini import FOLDER
 
         return FOLDER
-    return find_checkpoint(name)
+    return find_checkpoint(name, download=download)
 
 
 class VLM:

@@ -211,6 +211,12 @@ def test_ctrl_c_ends_the_answer_and_not_the_talk(script: Script, talk):
     assert script.seen[1][1] == ("assistant", first, 0)
 
 
+def test_ctrl_c_before_the_first_word_leaves_the_question_unasked(script: Script, talk):
+    script.interrupt_after = 0
+    talk("count!", "count!", arguments=("red.png",))
+    assert script.seen == [[("user", "count!", 1)], [("user", "count!", 1)]]
+
+
 def test_a_prompt_that_is_too_long_keeps_the_talk(script: Script, talk):
     code, out, told = talk("x" * 2000, "short?")
     assert (code, out) == (1, "yes\n")

@@ -15,7 +15,13 @@ from beholder.evaluation.batches import Batch, answer_batch, answer_one
 from beholder.evaluation.task import Reply
 
 LONGEST = 12
-QUESTIONS = ("Is it red?", "How many stars are there in all?", "有几个圆形？", "Where?", "What is written here?")
+QUESTIONS = (
+    "Is it red?",
+    "How many stars are there in all?",
+    "有几个圆形？",
+    "Where?",
+    "What is written here?",
+)
 Conversations = list[list[Message]]
 
 
@@ -27,7 +33,9 @@ def vlm(tmp_path_factory: pytest.TempPathFactory, llama3_tokenizer) -> beholder.
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Image.Image]:
-    noise = torch.randint(0, 256, (2, 40, 30, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    noise = torch.randint(
+        0, 256, (2, 40, 30, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
+    )
     return [Image.fromarray(pixels.numpy()) for pixels in noise]
 
 

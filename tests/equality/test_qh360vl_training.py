@@ -9,7 +9,6 @@ from tests.parity.golden_360vl import FOLDER, inputs_of
 from beholder.families.qh360vl.config import QH360VLConfig
 from beholder.families.qh360vl.modeling import QH360VLForConditionalGeneration
 
-
 # PEFT asks transformers under a name that transformers is about to give up.
 from_peft = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -64,7 +63,12 @@ def test_adapters_find_the_linear_layers():
     settings = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights="gaussian")
     model = peft.get_peft_model(opened(), settings)
     adapted = {name for name, _ in model.named_parameters() if "lora_A" in name}
-    for part in ("q_proj", "down_proj", "vision_tower.encoder.layers.0.mlp.fc1", "corner_abstractor.readout.2"):
+    for part in (
+        "q_proj",
+        "down_proj",
+        "vision_tower.encoder.layers.0.mlp.fc1",
+        "corner_abstractor.readout.2",
+    ):
         assert any(part in name for name in adapted), part
     assert not any("lm_head" in name for name in adapted)
     plain = opened()(**inputs_of("batch")).loss
@@ -91,7 +95,9 @@ def test_a_fresh_projector_starts_as_the_original_does():
     projector = model.model.whole_abstractor
     assert 0.015 < projector.position_table.std().item() < 0.025
     fan_in = projector.stage1.block1.enter.conv.weight.shape[1]
-    assert projector.stage1.block1.enter.conv.weight.std().item() == pytest.approx((1 / (3 * fan_in)) ** 0.5, rel=0.1)
+    assert projector.stage1.block1.enter.conv.weight.std().item() == pytest.approx(
+        (1 / (3 * fan_in)) ** 0.5, rel=0.1
+    )
     assert model.lm_head.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert torch.equal(projector.stage2.block1.mix.norm.weight, torch.ones(48))
 

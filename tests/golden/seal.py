@@ -43,9 +43,9 @@ ORIGINS = {
         },
         made_by=(
             "the original's own loading, preprocessing, forward and generate on the inputs stored beside the "
-            "outputs: tiny random weights, CPU, one thread, float32, deterministic algorithms, eager "
-            "attention; "
-            "see README.md"
+            "outputs: tiny random weights, CPU, one thread, float32, deterministic, eager attention."
+            " See README.md. manifests/: keys and shapes of the original's modules on the meta device, built "
+            "from the published configurations. quick_start.txt: the code printed in the model card"
         ),
         sha256={},
     ),

@@ -18,7 +18,8 @@ from beholder.families.qh360vl.modeling import QH360VLForConditionalGeneration
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden" / "360vl"
 ATTENTION = ("eager", "sdpa")
-# Logits reach 10: where sums run in another order (batched rows, fused attention, another CPU) 1e-5 is a few roundings.
+# Logits reach 10: where sums run in another order (batched rows, fused attention, another CPU) 1e-5 is a
+# few roundings.
 TOLERANCE = {"eager": 3e-5, "sdpa": 5e-5}
 PICTURES = {"multi": ("a", "b"), "batch": ("a", "b"), "mixed": ("a", "b"), "text": ()}  # the others show a
 

@@ -32,7 +32,9 @@ def test_published_form_returns_the_prompt_as_given(case):
 def test_stops_after_the_terminator():
     io = recorded()
     end = io["cc_stop.eos_token_id"].tolist()
-    out = released_model().generate(io["cc.input_ids"], images=images_of("cc"), **GREEDY | {"eos_token_id": end})
+    out = released_model().generate(
+        io["cc.input_ids"], images=images_of("cc"), **GREEDY | {"eos_token_id": end}
+    )
     assert torch.equal(out, io["cc_stop.output_ids"])
 
 
@@ -52,7 +54,9 @@ def test_right_padded_rows_in_the_published_form_equal_single_rows():
     ids, images, mask = io["batch.input_ids"], images_of("batch"), io["batch.attention_mask"]
     together = released_model().generate(ids, images=images, attention_mask=mask, **GREEDY)
     for row in range(len(ids)):
-        alone = released_model().generate(ids[row : row + 1, mask[row].bool()], images=images[row : row + 1], **GREEDY)
+        alone = released_model().generate(
+            ids[row : row + 1, mask[row].bool()], images=images[row : row + 1], **GREEDY
+        )
         answer = alone[0, int(mask[row].sum()) :].tolist()
         assert together[row, ids.shape[1] :].tolist()[: len(answer)] == answer
 

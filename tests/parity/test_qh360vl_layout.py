@@ -17,13 +17,21 @@ from beholder.families.qh360vl.modeling import QH360VLForConditionalGeneration
 
 SIZES = {"8b": 848, "70b": 1280}
 # Written by whoever saved the file; nothing that runs a model reads them.
-SAID_BY_THE_SAVER = {"_name_or_path", "auto_map", "mm_projector_config", "pretraining_tp", "transformers_version"}
+SAID_BY_THE_SAVER = {
+    "_name_or_path",
+    "auto_map",
+    "mm_projector_config",
+    "pretraining_tp",
+    "transformers_version",
+}
 
 
 def released(size: str) -> tuple[dict, dict[str, list[int]]]:
     """The published configuration and the published keys with their shapes."""
     config = json.loads((FOLDER / "manifests" / f"config-360vl-{size}.json").read_text())
-    listed = json.loads(gzip.decompress((FOLDER / "manifests" / f"manifest-360vl-{size}.json.gz").read_bytes()))
+    listed = json.loads(
+        gzip.decompress((FOLDER / "manifests" / f"manifest-360vl-{size}.json.gz").read_bytes())
+    )
     return config, {name: tensor["shape"] for name, tensor in listed.items()}
 
 
@@ -88,9 +96,14 @@ def test_published_configuration_there_and_back(size):
     back = QH360VLConfig.from_published(config).to_published()
     projector, theirs = back.pop("visual_projector_config"), config.pop("visual_projector_config")
     assert projector.items() <= theirs.items()
-    assert {key for key in config.keys() | back.keys() if config.get(key) != back.get(key)} <= SAID_BY_THE_SAVER
+    assert {
+        key for key in config.keys() | back.keys() if config.get(key) != back.get(key)
+    } <= SAID_BY_THE_SAVER
     again = QH360VLConfig.from_published(back | {"visual_projector_config": projector})
-    assert again.to_dict() == QH360VLConfig.from_published(config | {"visual_projector_config": theirs}).to_dict()
+    assert (
+        again.to_dict()
+        == QH360VLConfig.from_published(config | {"visual_projector_config": theirs}).to_dict()
+    )
 
 
 def test_a_tower_that_is_not_known_is_spelled_out():
@@ -99,7 +112,9 @@ def test_a_tower_that_is_not_known_is_spelled_out():
     assert alone.vision_config.to_dict() == config.vision_config.to_dict()
 
 
-@pytest.mark.parametrize(("folder", "proj_2", "views"), [(".", True, "corners"), ("sw", None, "separate"), (".", False, "single")])
+@pytest.mark.parametrize(
+    ("folder", "proj_2", "views"), [(".", True, "corners"), ("sw", None, "separate"), (".", False, "single")]
+)
 def test_which_plan(folder, proj_2, views):
     stored = published_config(folder)
     stored |= {} if proj_2 is None else {"proj_2": proj_2}
@@ -123,9 +138,15 @@ def without(key: str) -> dict:
         (changed(visual_projector_config={"num_query": 4}), "visual_projector_config: num_query"),
         (changed(mm_projector_type="mlp2x_gelu"), "mm_projector_type is 'mlp2x_gelu'"),
         (changed(mm_vision_select_feature="cls_patch"), "'cls_patch'"),
-        (changed(mm_vision_select_layer=-5), "vision_feature_layer is -5; the vision tower has only 3 layers"),
+        (
+            changed(mm_vision_select_layer=-5),
+            "vision_feature_layer is -5; the vision tower has only 3 layers",
+        ),
         (changed(mm_hidden_size=64), "mm_hidden_size is 64 in config.json and the vision tower has 32"),
-        (changed(mm_vision_tower="somewhere/else"), "the shape of the vision tower 'somewhere/else' is unknown"),
+        (
+            changed(mm_vision_tower="somewhere/else"),
+            "the shape of the vision tower 'somewhere/else' is unknown",
+        ),
         (changed(mm_use_im_start_end=True), "mm_use_im_start_end is True"),
         (without("visual_projector_config"), "lacks visual_projector_config"),
         (without("vocab_size"), "lacks vocab_size"),
@@ -146,7 +167,11 @@ def test_queries_must_make_a_square():
 def test_rope_scaling_is_carried():
     scaling = {"type": "linear", "factor": 2.0}
     config = QH360VLConfig.from_published(changed(rope_scaling=scaling), FOLDER)
-    assert config.text_config.rope_parameters == {"rope_type": "linear", "factor": 2.0, "rope_theta": 500000.0}
+    assert config.text_config.rope_parameters == {
+        "rope_type": "linear",
+        "factor": 2.0,
+        "rope_theta": 500000.0,
+    }
     assert config.to_published()["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
 
 

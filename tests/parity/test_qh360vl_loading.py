@@ -65,7 +65,9 @@ def test_auto_classes_open_the_published_folder(opener):
 def test_auto_model_opens_the_part_without_head():
     model = AutoModel.from_pretrained(FOLDER)
     assert type(model) is QH360VLModel
-    assert torch.equal(model.whole_abstractor.readout[0].weight, released_model().model.whole_abstractor.readout[0].weight)
+    assert torch.equal(
+        model.whole_abstractor.readout[0].weight, released_model().model.whole_abstractor.readout[0].weight
+    )
 
 
 @pytest.mark.parametrize("trusted", [True, None])
@@ -139,7 +141,10 @@ def lose_a_part_of_the_tower(tensors):
     [
         (lose_a_norm, "1 tensors missing: model.language_model.norm.weight"),
         (bring_a_stranger, "1 tensors unknown: model.corner_abstractor.stage1.block9.gate.squeeze.bias"),
-        (change_a_shape, r"1 tensors of another shape: lm_head.weight is \[512, 60\] and must be \[512, 64\]"),
+        (
+            change_a_shape,
+            r"1 tensors of another shape: lm_head.weight is \[512, 60\] and must be \[512, 64\]",
+        ),
         (lose_a_part_of_the_tower, "1 tensors missing: model.vision_tower.encoder.layers.0.mlp.fc1.weight"),
     ],
 )
@@ -150,7 +155,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(folder, damage, message):
 
 
 def test_the_error_counts_and_shortens(folder):
-    rewrite(folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if "mm_projector_ori" in name])
+    rewrite(
+        folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if "mm_projector_ori" in name]
+    )
     with pytest.raises(CheckpointError, match=r"60 tensors missing: .*; \.\.\.$") as refused:
         AutoModelForCausalLM.from_pretrained(folder)
     assert str(refused.value).count("whole_abstractor") == 3
@@ -234,10 +241,12 @@ FIRST_IMPORTS = (
 )
 THEN = """
 from transformers import AutoConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.models.auto import modeling_auto as models
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 config = type(AutoConfig.from_pretrained({folder!r}))
-for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PROCESSOR_MAPPING):
+for mapping in (
+    models.MODEL_FOR_CAUSAL_LM_MAPPING, models.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PROCESSOR_MAPPING
+):
     print(mapping[config].__name__)
 """
 

@@ -23,7 +23,9 @@ PICTURE = FOLDER / "images" / "landscape.png"
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, llama3_tokenizer) -> Path:
-    """The golden model with a tokenizer, as a folder that was downloaded; code of its own would stop the test."""
+    """The golden model with a tokenizer, as a folder that was downloaded; code of its own would stop the
+    test.
+    """
     folder = tmp_path / "360VL-8B"
     shutil.copytree(FOLDER / "vision_tower", folder / "vision_tower")
     shutil.copyfile(FOLDER / "model.safetensors", folder / "model.safetensors")
@@ -78,7 +80,7 @@ def test_as_printed_on_a_gpu(checkpoint, tmp_path):
 
 
 def test_the_prompt_is_the_processors(checkpoint, tmp_path):
-    """-200 stands where the processor writes all slots; everything else is the same, system prompt and all."""
+    """-200 stands where the processor writes all slots; all else is the same, system prompt included."""
     made = run(checkpoint, tmp_path, "cpu", tokens=1)
     processor = QH360VLProcessor.from_pretrained(checkpoint)
     assert processor.system_prompt == PUBLISHED_SYSTEM_PROMPT
@@ -86,7 +88,11 @@ def test_the_prompt_is_the_processors(checkpoint, tmp_path):
     encoded = processor.encode([Message.user(picture, made["query"])])
     ids = made["input_ids"][0].tolist()
     place = ids.index(-200)
-    assert encoded["input_ids"][0].tolist() == [*ids[:place], *[processor.image_token_id] * 32, *ids[place + 1 :]]
+    assert encoded["input_ids"][0].tolist() == [
+        *ids[:place],
+        *[processor.image_token_id] * 32,
+        *ids[place + 1 :],
+    ]
     assert torch.equal(made["inputs"]["image"], encoded["pixel_values"])
 
 

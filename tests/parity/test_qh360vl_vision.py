@@ -7,13 +7,21 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.parity.golden_360vl import ATTENTION, FOLDER, TOLERANCE, close, recorded, released_model, separate_model
+from tests.parity.golden_360vl import (
+    ATTENTION,
+    FOLDER,
+    TOLERANCE,
+    close,
+    recorded,
+    released_model,
+    separate_model,
+)
 
+from beholder.checkpoints.keys import KeyTable
 from beholder.families.qh360vl.config import CAbstractorConfig
 from beholder.families.qh360vl.layout import projector_rows
 from beholder.families.qh360vl.modeling import stitch
 from beholder.families.qh360vl.projector import CAbstractor, ChannelLayerNorm
-from beholder.checkpoints.keys import KeyTable
 from beholder.families.qh360vl.published import PROJECTOR
 
 pytestmark = pytest.mark.usefixtures("without_gradients")
@@ -28,7 +36,11 @@ def without_gradients():
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_tower_features(attention):
     io = recorded()
-    close(released_model(attention).model.see(io["pixels.a"].float()), io["cc.vision_features"], TOLERANCE[attention])
+    close(
+        released_model(attention).model.see(io["pixels.a"].float()),
+        io["cc.vision_features"],
+        TOLERANCE[attention],
+    )
 
 
 def test_layers_above_the_selected_one_do_not_run():
@@ -120,7 +132,9 @@ def test_projector_variants(name):
 
 
 def test_the_norm_epsilon_shows():
-    """The tiny input of the variant without a table tells 1e-5 from the 1e-6 that the original seems to ask for."""
+    """The tiny input of the variant without a table tells 1e-5 from the 1e-6 that the original seems to ask
+    for.
+    """
     projector, stored = variant("v2")
     for module in projector.modules():
         if isinstance(module, ChannelLayerNorm):

@@ -62,7 +62,7 @@ def test_the_command_leads_to_the_program():
 
 @pytest.mark.parametrize(
     "pattern",
-    ["py.typed", "mini/weights/*.safetensors", "mini/weights/config.json", "training/recipes/**/*.yaml"],
+    ["py.typed", "mini/**/*.safetensors", "mini/**/config.json", "training/recipes/**/*.yaml"],
 )
 def test_package_data_is_there(pattern):
     assert list(PACKAGE.glob(pattern))

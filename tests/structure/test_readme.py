@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.structure.repository import ROOT
+from tests.structure.repository import ROOT, relative
 
 FENCE = re.compile(
     r"(?:<!-- not run here: (?P<reason>[^>]+) -->\n+)?^```(?P<language>bash|python)\n(?P<code>.*?)^```\n"
@@ -90,3 +90,9 @@ def test_every_verb_is_in_the_table():
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     told = set(re.findall(r"^\| `([a-z]+(?: [a-z]+)?)", page, re.MULTILINE))
     assert told == set(VERBS)
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md")), ids=relative)
+def test_links_lead_somewhere(page: Path):
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert not [link for link in links if not (page.parent / link).exists()]

@@ -14,7 +14,11 @@ RUN = {"task": "worlds v1", "weights": "abc"}
 
 
 def lines(folder: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    return [
+        json.loads(line)
+        for line in (folder / "answers.jsonl").read_text(encoding="utf-8").split("\n")
+        if line
+    ]
 
 
 def fill(folder: Path, *answers: dict[str, str]) -> None:
@@ -67,12 +71,16 @@ def test_failures_are_told_and_asked_again(tmp_path):
 
 def test_another_run_is_refused(tmp_path):
     fill(tmp_path, {"id": "a", "answer": "1"})
-    with pytest.raises(InputError, match=r"another run \(weights was 'abc' and is 'xyz'\); choose another --out"):
+    with pytest.raises(
+        InputError, match=r"another run \(weights was 'abc' and is 'xyz'\); choose another --out"
+    ):
         AnswerFile(tmp_path, RUN | {"weights": "xyz"})
     assert [line["id"] for line in lines(tmp_path)] == ["a"]
 
 
-@pytest.mark.parametrize("text", ["not json", "[1]", '{"id": "a"}', '{"answer": "1"}', '{"id": "a", "answer": "1", "error": "2"}'])
+@pytest.mark.parametrize(
+    "text", ["not json", "[1]", '{"id": "a"}', '{"answer": "1"}', '{"id": "a", "answer": "1", "error": "2"}']
+)
 def test_a_damaged_line_is_told_and_not_removed(tmp_path, text):
     fill(tmp_path, {"id": "b", "answer": "1"})
     path = tmp_path / "answers.jsonl"

@@ -29,7 +29,11 @@ def figure(name: str, both: float, english: float, chinese: float) -> dict[str, 
 
 @pytest.fixture
 def worlds(checkpoint: Path) -> RunRecord:
-    figures = figure("yes_no", 0.98, 0.985, 0.975) | figure("count", 0.90, 0.91, 0.89) | figure("where", 0.9, 0.95, 0.85)
+    figures = (
+        figure("yes_no", 0.98, 0.985, 0.975)
+        | figure("count", 0.90, 0.91, 0.89)
+        | figure("where", 0.9, 0.95, 0.85)
+    )
     settings = {"pictures": 2000, "dtype": "torch.float32", "batch": 16, "threads": 2, "data": "0123"}
     return capture(
         subject="beholder-mini",
@@ -82,10 +86,10 @@ def stage(folder: Path, name: str, points: list[dict[str, Any]]) -> Path:
     run = folder / "runs" / name
     (run / "model").mkdir(parents=True)
     recipe = {
-        "name": f"mini/{name}", "model": str(folder / "runs" / "before" / "model"), "output": str(run), "workers": 1,
+        "name": f"mini/{name}", "model": str(folder / "runs" / "before" / "model"), "output": str(run),
         "data": [{"rows": str(data / "conversations.json"), "pictures": str(data)}], "trainable": ["model"],
         "optimizer": "muon", "precision": "bf16", "seed": 0, "global_batch": 10, "learning_rate": 0.003,
-        "schedule": "cosine", "keep": 2, "save_every": 5, "log_every": 1,
+        "schedule": "cosine", "workers": 1, "keep": 2, "save_every": 5, "log_every": 1,
     }  # fmt: skip
     (run / "recipe.json").write_text(json.dumps(recipe))
     (run / "log.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
@@ -93,14 +97,16 @@ def stage(folder: Path, name: str, points: list[dict[str, Any]]) -> Path:
 
 
 def test_training_is_recorded_without_traces_of_the_machine(tmp_path, checkpoint, worlds):
-    points = [{"step": step, "loss": 5.0 - step / 100, "samples_per_second": 20.0} for step in range(20, 401, 20)]
+    points = [
+        {"step": step, "loss": 5.0 - step / 100, "samples_per_second": 20.0} for step in range(20, 401, 20)
+    ]
     out = tmp_path / "records"
-    record = training_record.record_stage(stage(tmp_path, "tower", points), out)
+    record = training_record.record_stage(stage(tmp_path, "tower", points), out, 1)
     assert record.seconds == 400 * 10 / 20
     assert record.values["samples_seen"] == 4000
     assert record.values["last_loss"] == 1.0
     assert record.samples == 500
-    assert str(tmp_path) not in (out / "mini-train-tower.json").read_text()
+    assert str(tmp_path) not in (out / "mini-train-1-tower.json").read_text()
     worlds.write(out / "worlds.json")
     card = model_card.make_card(out, checkpoint)
     rows = rows_of(card)
@@ -117,7 +123,7 @@ def test_a_resumed_stage_counts_each_step_once(tmp_path):
         {"step": 40, "loss": 2.0, "samples_per_second": 10.0},
         {"step": 40, "loss": 2.5, "samples_per_second": 20.0},
     ]
-    record = training_record.record_stage(stage(tmp_path, "words", points), tmp_path / "records")
+    record = training_record.record_stage(stage(tmp_path, "words", points), tmp_path / "records", 2)
     assert record.seconds == 20 * 10 / 10 + 20 * 10 / 20
     assert record.values["last_loss"] == 2.5
 

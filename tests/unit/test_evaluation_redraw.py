@@ -50,7 +50,9 @@ def test_size_and_contents_stay(index):
     picture, drawn = redraw(scene, random.Random(index))
     assert picture.size == (scene.width, scene.height)
     assert picture.mode == "RGB"
-    assert [(t.shape, t.colour, t.size) for t in drawn.things] == [(t.shape, t.colour, t.size) for t in scene.things]
+    assert [(t.shape, t.colour, t.size) for t in drawn.things] == [
+        (t.shape, t.colour, t.size) for t in scene.things
+    ]
     assert [w.text for w in drawn.writings] == [w.text for w in scene.writings]
 
 
@@ -76,7 +78,9 @@ def test_the_box_is_that_of_the_ink(shape, scene, place):
 def test_nothing_leaves_the_place_that_the_scene_keeps_for_it():
     for number, scene in enumerate(SCENES):
         _, drawn = redraw(scene, random.Random(number))
-        for before, after in zip((*scene.things, *scene.writings), (*drawn.things, *drawn.writings), strict=True):
+        for before, after in zip(
+            (*scene.things, *scene.writings), (*drawn.things, *drawn.writings), strict=True
+        ):
             assert inside(after.box, before.box), (number, before, after)
 
 

@@ -1,4 +1,6 @@
-"""A run of a task: killed anywhere it ends with the same score card, and a failure is never a wrong answer."""
+"""A run of a task: killed anywhere it ends with the same score card, and a failure is never a wrong
+answer.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ TASK = replace(WORLDS, max_tokens=4)
 
 @pytest.fixture(scope="module")
 def vlm(tmp_path_factory: pytest.TempPathFactory, llama3_tokenizer) -> beholder.VLM:
-    folder = make_tiny_checkpoint(tmp_path_factory.mktemp("tiny"), llama3_tokenizer, image_aspect_ratio="square")
+    folder = make_tiny_checkpoint(
+        tmp_path_factory.mktemp("tiny"), llama3_tokenizer, image_aspect_ratio="square"
+    )
     return beholder.load(folder, device="cpu")
 
 

@@ -86,7 +86,13 @@ def test_exact_but_for_case_and_end_marks(text, right, expected):
 
 @pytest.mark.parametrize(
     ("text", "right", "any_case"),
-    [("AB 12", True, True), ("ab 12", False, True), ("AB12", False, False), ("AB 12.", False, False), ("", False, False)],
+    [
+        ("AB 12", True, True),
+        ("ab 12", False, True),
+        ("AB12", False, False),
+        ("AB 12.", False, False),
+        ("", False, False),
+    ],
 )
 def test_reading_is_letter_by_letter(text, right, any_case):
     told = score(Reply(text), row("read", "AB 12", {"text": "AB 12"}))
@@ -144,9 +150,13 @@ def test_figures():
 
 
 def test_rows_of_a_data_folder(tmp_path):
-    rows = [row("count", "3", {"count": 3}), row("describe", "There are no objects.", {}), row("count", "3", {"count": 3}, "zh")]
+    rows = [
+        row("count", "3", {"count": 3}),
+        row("describe", "There are no objects.", {}),
+        row("count", "3", {"count": 3}, "zh"),
+    ]
     (tmp_path / "questions.json").write_text(json.dumps(rows))
-    assert [found["id"] for found in read_rows(tmp_path)] == ["a/count/en", "a/count/zh"]
+    assert [found["id"] for found in read_rows(tmp_path / "questions.json")] == ["a/count/en", "a/count/zh"]
     (tmp_path / "questions.json").write_text(json.dumps([rows[0], rows[0]]))
     with pytest.raises(InputError, match="the same id"):
         WORLDS.load(tmp_path)

@@ -90,12 +90,28 @@ def test_offline_and_not_in_the_cache(tmp_path: Path, monkeypatch: pytest.Monkey
         find_checkpoint("owner/name")
 
 
+def test_without_download_only_the_cache_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"it is not \(completely\) in the download cache$"):
+        find_checkpoint("owner/name", download=False)
+    commit = "0" * 40
+    cached = tmp_path / "models--owner--name"
+    (cached / "snapshots" / commit).mkdir(parents=True)
+    (cached / "snapshots" / commit / "model.safetensors").touch()
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    assert find_checkpoint("owner/name", download=False) == cached / "snapshots" / commit
+
+
 def test_pickled_weights_are_fetched_only_where_there_are_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     asked: list[tuple[str, str | None, list[str]]] = []
 
-    def snapshot(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def snapshot(
+        name: str, *, revision: str | None, allow_patterns: list[str], local_files_only: bool
+    ) -> str:
+        assert not local_files_only
         asked.append((name, revision, allow_patterns))
         return str(tmp_path)
 

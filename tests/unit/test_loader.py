@@ -117,6 +117,29 @@ def test_a_folder_without_config(folder: Path):
         identify_folder(folder)
 
 
+def test_a_tower_left_out_comes_from_the_base(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """All of it or none: a part of a tower is a damaged checkpoint."""
+    parts = ("model.vision_tower.",)
+    monkeypatch.setattr(FAMILY.model_class(), "parts_from_base", parts, raising=False)
+    tower = "model.vision_tower.vision_tower."
+
+    def leave_out(tensors: Tensors, keep: int) -> None:
+        for name in sorted(name for name in tensors if name.startswith(tower))[keep:]:
+            tensors.pop(name)
+
+    change(folder, lambda tensors: leave_out(tensors, 1))
+    found = account(read_contents(folder), plan(folder, FAMILY))
+    assert not found.holds
+    assert found.elsewhere == ()
+    change(folder, lambda tensors: leave_out(tensors, 0))
+    found = account(read_contents(folder), plan(folder, FAMILY))
+    assert found.holds
+    assert all(name.startswith(tower) for name in found.elsewhere)
+    assert len(found.elsewhere) > 10
+    with pytest.raises(CheckpointError, match=r"holds no vision tower and its config\.json names none"):
+        open_model(folder, FAMILY)
+
+
 def test_tied_weights_need_no_tensor(tmp_path: Path, llama3_tokenizer):
     folder = make_tiny_checkpoint(tmp_path, llama3_tokenizer, tie_word_embeddings=False)
     config = json.loads((folder / "config.json").read_text())

@@ -44,6 +44,7 @@ def test_pictures_belong_to_users(role):
         ("min_p", -0.5),
         ("repetition_penalty", 0.0),
         ("stop", ("a", "")),
+        ("stop", "END"),
     ],
 )
 def test_impossible_sampling_is_refused(name, value):

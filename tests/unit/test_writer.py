@@ -18,6 +18,7 @@ from beholder.core.errors import CheckpointError, ConfigError
 from beholder.families import family
 
 FAMILY = family("qh360vl")
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "360vl"
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,19 @@ def test_there_and_back_is_byte_for_byte(published: Path, ours: Path, tmp_path: 
     done = convert(ours, tmp_path / "back", FAMILY, "published")
     assert done.is_identical
     assert bytes_of(tmp_path / "back") == bytes_of(published)
+
+
+def test_the_original_checkpoint_comes_back_byte_for_byte(tmp_path: Path):
+    """Written by the original code; its config.json points at the tower's own folder."""
+    shutil.copytree(GOLDEN / "vision_tower", tmp_path / "golden" / "vision_tower")
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(GOLDEN / name, tmp_path / "golden" / name)
+    convert(tmp_path / "golden", tmp_path / "ours", FAMILY, "ours")
+    assert not set(read_contents(tmp_path / "ours").tensors) & {"model.mm_projector_ori.pos_emb"}
+    done = convert(tmp_path / "ours", tmp_path / "back", FAMILY, "published")
+    assert done.is_identical
+    for name in ("config.json", "model.safetensors", "vision_tower/config.json"):
+        assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "golden" / name).read_bytes()
 
 
 def test_both_layouts_open_as_one_model(published: Path, ours: Path):

@@ -1,8 +1,8 @@
 """A checkpoint layout is a table of names, read in both directions.
 
-A row pairs a stored name with a parameter name. `{n}` stands for a number and `{rest}` (or any other word) for
-whatever follows; both sides of a row hold the same placeholders. `None` on our side drops the stored tensor on
-purpose. The first row that matches wins.
+A row pairs a stored name with a parameter name. `{n}` stands for a number and `{rest}` (or any other word)
+for whatever follows; both sides of a row hold the same placeholders. `None` on our side drops the stored
+tensor on purpose. The first row that matches wins.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class KeyTable:
     def renamings(self) -> dict[str, str]:
         """The rows as transformers' `key_mapping`: regular expression -> replacement.
 
-        transformers applies all of them in turn, fills in one group, and leaves a name alone that none matches, so
-        rows must have at most one placeholder and must not match what another row has made.
+        transformers applies all of them in turn, fills in one group, and leaves a name alone that none
+        matches, so rows must have at most one placeholder and must not match what another row has made.
         """
         mapping: dict[str, str] = {}
         for row in self.rows:

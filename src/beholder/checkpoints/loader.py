@@ -32,7 +32,7 @@ class Names(Protocol):
     """A key table: stored names to parameter names and back."""
 
     def ours(self, theirs: str) -> str | None:
-        """The parameter that a stored tensor fills; None if it is dropped on purpose."""
+        """The parameter that a stored tensor fills, None if it is dropped; KeyError if it is unknown."""
         ...
 
     def theirs(self, ours: str) -> str:
@@ -147,7 +147,11 @@ def account(contents: Contents, plan: Plan) -> Account:
     dropped: list[str] = []
     twice: list[str] = []
     for stored in contents.tensors:
-        ours = _ours(plan.names, stored)
+        try:
+            ours = plan.names.ours(stored)
+        except KeyError:  # no row of the table knows it
+            unknown.append(stored)
+            continue
         if ours is None:
             dropped.append(stored)
         elif ours not in plan.wanted:
@@ -177,14 +181,6 @@ def _left_out(lacking: set[str], plan: Plan) -> set[str]:
     """Parameters of parts that the checkpoint leaves out as a whole, as the model allows."""
     parts = [{name for name in plan.wanted if name.startswith(prefix)} for prefix in plan.from_base]
     return {name for part in parts if part <= lacking for name in part}
-
-
-def _ours(names: Names, stored: str) -> str | None:
-    """A name that no row of the table knows stands for itself, and so is found to be unknown."""
-    try:
-        return names.ours(stored)
-    except KeyError:
-        return stored
 
 
 def check(folder: Path, family: ModelFamily) -> tuple[Plan, Contents]:

@@ -1,20 +1,21 @@
 """`from_pretrained` that opens the published layout too and never leaves a parameter random.
 
-transformers reports missing and unexpected tensors in its log and goes on. Here they are an error with the names.
+transformers reports missing and unexpected tensors in its log and goes on. Here they are an error with the
+names.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from beholder.checkpoints.keys import KeyTable
 from beholder.core.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 SHOWN = 3  # how many names of each kind an error lists
 REPORT = "LOAD REPORT"
@@ -33,10 +34,13 @@ class StrictLoading:
         kwargs["ignore_mismatched_sizes"] = True  # or transformers raises before the names can be told
         kwargs["key_mapping"] = cls.published_keys.renamings() | (kwargs.get("key_mapping") or {})
         with without_report():
-            model, info = super().from_pretrained(  # type: ignore[misc]
+            transformers_class = cast("Any", super())
+            loaded = transformers_class.from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
-        # transformers would turn the names back when it saves; what it saves is our configuration and our names.
+        model, info = cast("tuple[Any, dict[str, Any]]", loaded)
+        # transformers would turn the names back when it saves; what it saves is our configuration and our
+        # names.
         model._weight_conversions = []
         info["missing_keys"] = set(info["missing_keys"]) - model.fill_missing(set(info["missing_keys"]))
         mismatched = () if accepts_other_shapes else info["mismatched_keys"]
@@ -44,7 +48,7 @@ class StrictLoading:
         return (model, info) if wants_info else model
 
     def fill_missing(self, missing: set[str]) -> set[str]:
-        """Fill parameters that the checkpoint leaves out by design; returns the names of those that were filled."""
+        """Fill parameters that the checkpoint leaves out by design; returns the names of the filled."""
         return set()
 
 
@@ -67,7 +71,7 @@ def _confirm(
 
 
 @contextmanager
-def without_report() -> Iterator[None]:
+def without_report() -> Generator[None]:
     """The error says all of it; a table of the same names in the log would only hide it."""
 
     def keep(record: logging.LogRecord) -> bool:

@@ -47,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = _take_debug(given)
     try:
-        return _run(given)
-    except SystemExit as stop:  # how Typer ends a command
-        return stop.code if isinstance(stop.code, int) else DONE if stop.code is None else FAILED
+        code = _run(given)
+        sys.stdout.flush()  # a reader that went away is noticed here and not at exit
+        return code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -105,7 +105,10 @@ def _call(name: str, arguments: list[str]) -> int:
     function = getattr(import_module(f"beholder.cli.{verb.module}"), verb.function)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(help=function.__doc__)(function)
-    app(args=translate(name, arguments), prog_name=f"beholder {name}")
+    try:
+        app(args=translate(name, arguments), prog_name=f"beholder {name}")
+    except SystemExit as stop:  # how Typer ends a command
+        return stop.code if isinstance(stop.code, int) else DONE
     return DONE
 
 

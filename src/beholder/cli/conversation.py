@@ -61,9 +61,11 @@ class Conversation:
             yield from stream
         finally:
             stream.close()
-            self.answer = stream.answer
-            self.turns = [*turns, Message.assistant(stream.answer.text)]
-            self.pending = None
+            # An answer that was stopped before its first word leaves the question unasked.
+            if stream.answer.text or stream.answer.finish_reason != "cancelled":
+                self.answer = stream.answer
+                self.turns = [*turns, Message.assistant(stream.answer.text)]
+                self.pending = None
 
     # Commands: each returns what to tell the user
 

@@ -25,7 +25,8 @@ def evaluate(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="The folder of the data, or of one folder for each benchmark; drawn there if it can be.",
+            help="Holds the data, or a folder of that name for each benchmark; what can be drawn is drawn "
+            "there.",
             show_default="runs/data",
         ),
     ] = None,
@@ -49,7 +50,7 @@ def evaluate(
     from beholder.evaluation.tasks import find_task
 
     tasks = [find_task(name) for name in names]
-    folders = [data_folder(task, data, alone=len(tasks) == 1) for task in tasks]
+    folders = [data_folder(task, data or Path("runs/data")) for task in tasks]
 
     from beholder.api import BUILT_IN, checkpoint_folder, load
     from beholder.core.records import hash_weights
@@ -71,10 +72,9 @@ def evaluate(
         print("\n\n".join(table(record) for record in records.values()))
 
 
-def data_folder(task: Task, data: Path | None, *, alone: bool) -> Path:
-    """Where a benchmark's data are; drawn now if they are not there and can be."""
-    own = (data or Path("runs/data")) / task.name
-    folder = data if data and alone and not own.exists() else own
+def data_folder(task: Task, data: Path) -> Path:
+    """Where a benchmark's data are, in the folder itself or below it; drawn now if they can be."""
+    folder = data if (data / task.source).exists() else data / task.name
     if task.draw and not folder.exists():
         print(f"{task.name}: drawing the pictures into {folder}", file=sys.stderr)
     task.prepare(folder)

@@ -20,7 +20,10 @@ SHOWN = 10
 def inspect(
     path: Annotated[
         str | None,
-        typer.Argument(help="A folder or hub id; left out, the model in the package.", show_default=False),
+        typer.Argument(
+            help="A folder, or a hub id that was downloaded; left out, the model in the package.",
+            show_default=False,
+        ),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -29,7 +32,7 @@ def inspect(
     from beholder.checkpoints.inspect import examine
     from beholder.families import identify_folder
 
-    folder = checkpoint_folder(path)
+    folder = checkpoint_folder(path, download=False)
     report = examine(folder, identify_folder(folder))
     print(json.dumps(asdict(report), ensure_ascii=False) if as_json else "\n".join(_lines(report)))
     if not report.is_whole:

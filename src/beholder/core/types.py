@@ -77,7 +77,7 @@ class Sampling:
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p < 1, "at least 0 and below 1"),
             ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
-            ("stop", all(self.stop), "made of non-empty strings"),
+            ("stop", not isinstance(self.stop, str) and all(self.stop), "a tuple of non-empty strings"),
         )
         for name, holds, wanted in checks:
             if not holds:

@@ -39,12 +39,13 @@ class Reply:
 class Task:
     """One benchmark. `version` rises with every change that could move a score; `protocol` tells the rules.
 
-    `draw` writes the data folder of a benchmark that is drawn and not fetched.
+    `rows` reads the file `source` of a data folder; `draw` writes the folder of a benchmark that is drawn.
     """
 
     name: str
     version: int
     protocol: str
+    source: str
     rows: Callable[[Path], Sequence[Row]]
     score: Callable[[Reply, Row], Scores]
     summary: Callable[[Sequence[Scores]], Mapping[str, Interval]]
@@ -66,9 +67,14 @@ class Task:
 
     def load(self, data: Path) -> Sequence[Row]:
         """All rows of a data folder. Answers are kept under their ids, so ids that repeat are an error."""
-        rows = self.rows(data)
+        path = data / self.source
+        if not path.exists():
+            raise InputError(
+                f"{data} has no {self.source}, so it is not the data of {self.name}; mend --data"
+            )
+        rows = self.rows(path)
         if not rows:
-            raise InputError(f"{data} holds no rows for {self.name}")
+            raise InputError(f"{path} holds no rows for {self.name}")
         if len({row["id"] for row in rows}) != len(rows):
             raise InputError(f"{data}: some rows of {self.name} have the same id; each needs its own")
         return rows

@@ -1,8 +1,8 @@
 """Makes the Auto classes of transformers know our model types, whichever of the two is imported first.
 
-`import beholder` must not import transformers, so the registration waits until an Auto class is loaded. And as it
-needs our own classes, whose modules import half of transformers, it waits further until no module of either
-package is half imported.
+`import beholder` must not import transformers, so the registration waits until an Auto class is loaded. And
+as it needs our own classes, whose modules import half of transformers, it waits further until no module of
+either package is half imported.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ _watcher = AfterImport()
 
 
 def install() -> None:
-    """Register with what is loaded already, and with the rest when it is. Calling it again changes nothing."""
+    """Register with what is loaded already, and with the rest when it is; a second call changes nothing."""
     if _watcher.pending and _watcher not in sys.meta_path:
         sys.meta_path.insert(0, _watcher)
         _watcher.take_steps()

@@ -151,7 +151,10 @@ def train(recipe: Recipe, model: Any, processor: Any) -> Path:
     trainer = StageTrainer(subject, options, data_collator=collator, train_dataset=dataset, callbacks=[journal])
     trainer.recipe = recipe
     if recipe.compile:
-        subject.compile(dynamic=True)  # in place of the Trainer's own flag, which would compile once per length
+        # The check that slots and features agree reads one number; without this it would cut the graph in pieces.
+        torch._dynamo.config.capture_scalar_outputs = True
+        # Fixed shapes are much faster than dynamic ones on a CPU; pad_to_multiple keeps them few.
+        subject.compile(dynamic=False)
     resume = newest_checkpoint(recipe.output)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     final = recipe.output / "model"

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from beholder.core.errors import InputError
 from beholder.core.types import Box
 from beholder.evaluation.intervals import Interval, difference, mean, proportion
 from beholder.evaluation.task import Reply, Row, Scores, Task
@@ -32,11 +31,8 @@ NO = {"en": ("no",), "zh": ("不", "没", "否")}
 IOU_OF_A_HIT = 0.5
 
 
-def read_rows(data: Path) -> list[Row]:
-    """The questions of a drawn data set; descriptions are left out, for no rule here could score them."""
-    path = data / "questions.json"
-    if not path.exists():
-        raise InputError(f"{data} has no questions.json; leave --data out, or name a folder to draw into")
+def read_rows(path: Path) -> list[Row]:
+    """The questions about drawn scenes; descriptions are left out, for no rule here could score them."""
     rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
     return [
         {**row, "id": f"{Path(row['image']).stem}/{row['kind']}/{row['language']}"}
@@ -133,11 +129,19 @@ def draw_again(data: Path) -> None:
         name = f"redrawn-{PLAN.seed}-{index:07d}.png"
         picture.save(data / "images" / name, compress_level=3)
         questions += evaluation_rows(drawn, name, PLAN, index)
-    write_json(data / "questions.json", questions)
+    write_json(data / WORLDS_REDRAWN.source, questions)
 
 
 PROTOCOL = "exact answers; case and end punctuation ignored, except in reading; a box hits at IoU 0.5"
 WORLDS = Task(
-    name="worlds", version=1, protocol=PROTOCOL, rows=read_rows, score=score, summary=summary, draw=draw
+    name="worlds",
+    version=1,
+    protocol=PROTOCOL,
+    source="questions.json",
+    rows=read_rows,
+    score=score,
+    summary=summary,
+    draw=draw,
 )
-WORLDS_REDRAWN = replace(WORLDS, name="worlds-redrawn", draw=draw_again)
+# Another file name, so that neither can be taken for the other.
+WORLDS_REDRAWN = replace(WORLDS, name="worlds-redrawn", source="redrawn.json", draw=draw_again)

@@ -62,15 +62,18 @@ def _describe(config: Any) -> dict[str, Any]:
         config = QH360VLConfig.from_dict(dict(config))
     tower, projector, text = config.vision_config, config.projector_config, config.text_config
     return {
-        "views": {"corners": "4 corners as one map + whole", "separate": "4 corners + whole", "single": "whole"}[
-            config.views
-        ],
+        "views": {
+            "corners": "4 corners as one map + whole",
+            "separate": "4 corners + whole",
+            "single": "whole",
+        }[config.views],
         "vision_tower": (
             f"CLIP {tower.num_hidden_layers} x {tower.hidden_size}, {tower.image_size} px in patches of "
             f"{tower.patch_size}, {config.tower_depth} layers used"
         ),
         "projector": (
-            f"C-Abstractor {projector.depth} + {projector.depth} x {projector.hidden_size}, {projector.queries} queries"
+            f"C-Abstractor {projector.depth} + {projector.depth} x {projector.hidden_size}, "
+            f"{projector.queries} queries"
         ),
         "slots_per_picture": config.slots_per_picture,
         "language_model": (
@@ -78,7 +81,9 @@ def _describe(config: Any) -> dict[str, Any]:
             f"({text.num_key_value_heads} for keys), vocabulary {text.vocab_size}"
         ),
         "context": text.max_position_embeddings,
-        "picture_shape": "padded to a square" if config.image_aspect_ratio == "pad" else "stretched to a square",
+        "picture_shape": "padded to a square"
+        if config.image_aspect_ratio == "pad"
+        else "stretched to a square",
         "template": "Llama-3",
     }
 

@@ -1,7 +1,7 @@
 """The quick start printed on 360VL's model card, on top of our own model: old names in, our names onwards.
 
-Nothing else may need this file. Its prompts hold one -200 per picture where ours hold all slots of the picture,
-and its pictures come as `images`. Follows qh360_vl/model (360CVGroup/360VL, ad6a11c).
+Nothing else may need this file. Its prompts hold one -200 per picture where ours hold all slots of the
+picture, and its pictures come as `images`. Follows qh360_vl/model (360CVGroup/360VL, ad6a11c).
 """
 
 from __future__ import annotations

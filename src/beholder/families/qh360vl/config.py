@@ -40,11 +40,16 @@ class CAbstractorConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        for name, count in (("queries", self.queries), ("positions without the class token", self.positions - 1)):
+        for name, count in (
+            ("queries", self.queries),
+            ("positions without the class token", self.positions - 1),
+        ):
             if count < 1 or math.isqrt(count) ** 2 != count:
                 raise ConfigError(f"the projector's number of {name} is {count}; it must be a square number")
         if self.depth < 1 or self.readout_depth < 1:
-            raise ConfigError(f"the projector has depth {self.depth}, readout {self.readout_depth}; both must be 1 or more")
+            raise ConfigError(
+                f"the projector has depth {self.depth}, readout {self.readout_depth}; both must be 1 or more"
+            )
 
     @property
     def slots(self) -> int:
@@ -89,7 +94,8 @@ class QH360VLConfig(PreTrainedConfig):
             raise ConfigError(f"views is {self.views!r}; it must be one of {', '.join(get_args(Views))}")
         if self.vision_feature_select != "patch":
             raise ConfigError(
-                f"vision_feature_select is {self.vision_feature_select!r}; only 'patch' leaves a square map to project"
+                f"vision_feature_select is {self.vision_feature_select!r}; "
+                "only 'patch' leaves a square map to project"
             )
         if not 0 <= self.tower_depth <= tower.num_hidden_layers:
             raise ConfigError(
@@ -114,7 +120,9 @@ class QH360VLConfig(PreTrainedConfig):
         return MAPS_PER_PICTURE[self.views] * self.projector_config.slots
 
     @classmethod
-    def from_published(cls, config: dict[str, Any], folder: str | os.PathLike[str] | None = None) -> QH360VLConfig:
+    def from_published(
+        cls, config: dict[str, Any], folder: str | os.PathLike[str] | None = None
+    ) -> QH360VLConfig:
         """From a published `config.json`; `folder` is where relative paths in it start."""
         return cls(**published.to_ours(config, None if folder is None else Path(folder)))
 
@@ -135,7 +143,7 @@ class QH360VLConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """From our own form or the published one (the Auto classes read the file and leave the rest to us)."""
+        """From our own form or the published one; the Auto classes read the file and call this."""
         if config_dict.get("model_type") == published.MODEL_TYPE:
             folder = kwargs.get("name_or_path")
             config_dict = published.to_ours(config_dict, Path(folder) if folder else None)

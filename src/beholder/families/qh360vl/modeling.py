@@ -1,13 +1,13 @@
-"""360VL: CLIP sees five views, one C-Abstractor reads the stitched corners and another the whole, Llama answers.
+"""360VL: CLIP sees five views, a C-Abstractor reads the stitched corners, another the whole; Llama answers.
 
-Follows qh360_vl/model (360CVGroup/360VL, ad6a11c). Only the order of things is ours to write: the tower and
-the language model are transformers', the projector is `projector.py`. Nothing here knows of tokenizers or files.
+Follows qh360_vl/model (360CVGroup/360VL, ad6a11c). Tower and language model are transformers'; the
+projector is `projector.py`. Nothing here knows of tokenizers or files.
 Shape letters: P pictures, V views, L patches of a view (s * s of them), C tower width, H language width.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ CORNERS = 4
 
 
 def stitch(corners_PVLC: Tensor) -> Tensor:
-    """Put the four corners of each picture side by side: (P, 4, L, C) -> (P, 4L, C), row-major over (2s, 2s)."""
+    """Put the four corners of a picture side by side: (P, 4, L, C) -> (P, 4L, C), row-major over (2s, 2s)."""
     P, _, L, C = corners_PVLC.shape
     s = square_side(L, "the number of patches of a view")
     grid = corners_PVLC.reshape(P, 2, 2, s, s, C)  # block row, block column, row, column
@@ -44,10 +44,15 @@ class QH360VLPreTrainedModel(StrictLoading, PreTrainedModel):
     config_class = QH360VLConfig
     config: QH360VLConfig
     base_model_prefix = "model"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
-    _no_split_modules = ("LlamaDecoderLayer", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "CAbstractor")
-    _skip_keys_device_placement = ("past_key_values",)
+    _no_split_modules = [  # noqa: RUF012
+        "LlamaDecoderLayer",
+        "CLIPEncoderLayer",
+        "CLIPVisionEmbeddings",
+        "CAbstractor",
+    ]
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -62,7 +67,7 @@ class QH360VLPreTrainedModel(StrictLoading, PreTrainedModel):
 
     def fill_missing(self, missing: set[str]) -> set[str]:
         """A checkpoint without any tensor of the tower takes it from the base tower."""
-        base = self.base_model
+        base = cast("QH360VLModel", self.base_model)
         prefix = "vision_tower." if base is self else f"{self.base_model_prefix}.vision_tower."
         tower = {prefix + name for name in base.vision_tower.state_dict()}
         if not tower <= missing:
@@ -95,7 +100,7 @@ class QH360VLModel(QH360VLPreTrainedModel):
         self.language_model.set_input_embeddings(value)
 
     def see(self, pixels: Tensor) -> Tensor:
-        """(views, 3, S, S) pixels -> (views, L, C) patch features; the layers above the selected one do not run."""
+        """(views, 3, S, S) pixels -> (views, L, C) features; layers above the selected one do not run."""
         tower = self.vision_tower
         hidden = tower.pre_layrnorm(tower.embeddings(pixels))
         for layer in tower.encoder.layers[: self.config.tower_depth]:
@@ -103,19 +108,19 @@ class QH360VLModel(QH360VLPreTrainedModel):
         return hidden[:, 1:]  # row 0 is the class token
 
     def patch_maps(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """(P, 5, 3, S, S) -> what the projectors read: the stitched corners (P, 4L, C) and the whole view (P, L, C)."""
+        """(P, 5, 3, S, S) -> what the projectors read: stitched corners (P, 4L, C), whole (P, L, C)."""
         views_PVLC = self.see(pixel_values.flatten(0, 1)).unflatten(0, (len(pixel_values), CORNERS + 1))
         return stitch(views_PVLC[:, :CORNERS]), views_PVLC[:, CORNERS]
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """(P, V, 3, S, S) five views, or (P, 3, S, S) one view -> `pooler_output` (P, slots, H), corners first."""
+        """(P, 5, 3, S, S) or, of one view, (P, 3, S, S) -> `pooler_output` (P, slots, H), corners first."""
         self._check_pixels(pixel_values)
         pictures = len(pixel_values)
         is_single = pixel_values.ndim == 4
         patches = self.see(pixel_values if is_single else pixel_values.flatten(0, 1))
         projector = self.single_abstractor if is_single else self.corner_abstractor
         # A tower that was moved to another precision on its own still meets the projectors in theirs.
-        features = patches.to(projector.readout[0].weight.dtype)
+        features = patches.to(projector.dtype)
         if is_single:
             slots = self.single_abstractor(features)
         else:
@@ -171,7 +176,7 @@ class QH360VLModel(QH360VLPreTrainedModel):
             is_prefill = past_key_values is None or past_key_values.get_seq_length() == 0
             if features is None and is_prefill:
                 check_slots(input_ids == self.config.image_token_id, 0)
-            inputs_embeds = self.embed(input_ids, features)
+            inputs_embeds = self.embed(cast("Tensor", input_ids), features)
         elif features is not None:
             raise InputError("pictures need input_ids, where their places are marked; inputs_embeds has none")
         outputs = self.language_model(
@@ -183,13 +188,15 @@ class QH360VLModel(QH360VLPreTrainedModel):
         )
         return LlavaModelOutputWithPast(**outputs, image_hidden_states=features)
 
-    def _features(self, pixels: Tensor | None, encoded: dict[str, BaseModelOutputWithPooling] | None) -> Tensor | None:
+    def _features(
+        self, pixels: Tensor | None, encoded: dict[str, BaseModelOutputWithPooling] | None
+    ) -> Tensor | None:
         if encoded is None or encoded.get("image") is None:
             return None if pixels is None else self.get_image_features(pixels).pooler_output
         if pixels is not None:
             raise InputError("give either pixel_values or mm_encoder_outputs, not both")
         features = encoded["image"].pooler_output
-        return features if isinstance(features, Tensor) else torch.cat(tuple(features))
+        return features if isinstance(features, Tensor) else torch.cat(tuple(features or ()))
 
 
 def check_slots(is_slot: Tensor, have: int) -> None:

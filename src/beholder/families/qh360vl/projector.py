@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,10 +82,12 @@ class Bottleneck(nn.Module):
         return functional.silu(self.leave(self.gate(features)) + residual)
 
 
-def stage(inputs: int, width: int, depth: int) -> nn.Sequential:
+def stage(inputs: int, width: int, depth: int) -> Any:
     """`depth` bottlenecks of which the first changes the width."""
     widths = [inputs] + [width] * (depth - 1)
-    return nn.Sequential(OrderedDict((f"block{n}", Bottleneck(w, width)) for n, w in enumerate(widths, start=1)))
+    return nn.Sequential(
+        OrderedDict((f"block{n}", Bottleneck(w, width)) for n, w in enumerate(widths, start=1))
+    )
 
 
 def readout(width: int, outputs: int, depth: int) -> nn.Sequential:
@@ -101,7 +104,9 @@ class CAbstractor(nn.Module):
     def __init__(self, config: CAbstractorConfig, output_size: int) -> None:
         super().__init__()
         self.query_side = square_side(config.queries, "the projector's number of queries")
-        self.prenorm = nn.LayerNorm(config.encoder_hidden_size, eps=PRENORM_EPSILON) if config.prenorm else None
+        self.prenorm = (
+            nn.LayerNorm(config.encoder_hidden_size, eps=PRENORM_EPSILON) if config.prenorm else None
+        )
         # Row 0 belongs to the class token, which never comes here: it is stored and not used.
         shape = (1, config.positions, config.encoder_hidden_size)
         self.position_table = nn.Parameter(torch.zeros(shape)) if config.position_table else None
@@ -113,8 +118,13 @@ class CAbstractor(nn.Module):
         self.eos_tokens = nn.Parameter(eos) if config.eos_tokens else None
         self.initializer_range = config.initializer_range
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format it computes in; told by a norm, as norms are never quantized."""
+        return self.stage1.block1.enter.norm.weight.dtype
+
     def positions(self, side: int) -> Tensor:
-        """The (1, side * side, C) position table, resized bicubically in float32 where the map is another size."""
+        """The (1, side * side, C) position table, resized in float32 for a map of another size."""
         assert self.position_table is not None
         table = self.position_table[:, 1:]
         stored = square_side(table.shape[1], "the projector's number of positions without the class token")
@@ -125,7 +135,7 @@ class CAbstractor(nn.Module):
         return grid.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """(B, N, C) row-major maps -> (B, M, H) embeddings, row-major too, then the eos rows if there are any."""
+        """(B, N, C) row-major maps -> (B, M, H) embeddings, row-major too, then the eos rows if any."""
         side = square_side(patches.shape[1], "the number of patches that a projector reads")
         if self.prenorm is not None:
             patches = self.prenorm(patches)

@@ -1,7 +1,7 @@
-"""The published `config.json` of 360VL (`model_type: QH_360VL`) and our configuration, read in both directions.
+"""The published `config.json` of 360VL and our configuration, read in both directions.
 
-Every published key is mapped, checked, or listed as ignored; any other is an error, so that a setting we do not
-know cannot be lost in silence. Nothing here imports transformers: `beholder inspect` reads configurations too.
+Every published key is mapped, checked, or listed as ignored; any other is an error, so that a setting we do
+not know cannot be lost in silence.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from beholder.core.errors import ConfigError
 
 MODEL_TYPE = "QH_360VL"
 
-# The published config.json names its tower and does not describe it. Published CLIP configurations, shortened to
-# what they set differently from each other; every one has quick-GELU, epsilon 1e-5 and three channels.
+# The published config.json names its tower and does not describe it. These are the published CLIP
+# configurations, shortened to what differs between them.
 TOWERS: dict[str, dict[str, Any]] = {
     "openai/clip-vit-large-patch14-336": {
         "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
@@ -43,10 +43,10 @@ CLIP_KEYS = (*TOWERS["openai/clip-vit-large-patch14-336"], *CLIP_DEFAULTS)
 OPTIONAL = {"mm_vision_tower", "quantization_config", "torch_dtype"}
 
 SAME_IN_TEXT = (
-    "attention_bias", "attention_dropout", "bos_token_id", "eos_token_id", "head_dim", "hidden_act", "hidden_size",
-    "initializer_range", "intermediate_size", "max_position_embeddings", "mlp_bias", "num_attention_heads",
-    "num_hidden_layers", "num_key_value_heads", "pad_token_id", "rms_norm_eps", "tie_word_embeddings", "use_cache",
-    "vocab_size",
+    "attention_bias", "attention_dropout", "bos_token_id", "eos_token_id", "head_dim", "hidden_act",
+    "hidden_size", "initializer_range", "intermediate_size", "max_position_embeddings", "mlp_bias",
+    "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "pad_token_id", "rms_norm_eps",
+    "tie_word_embeddings", "use_cache", "vocab_size",
 )  # fmt: skip
 OWN = {  # published -> ours
     "image_aspect_ratio": "image_aspect_ratio",
@@ -72,38 +72,44 @@ PROJECTOR = {  # keys of visual_projector_config -> ours
 }
 # Ignored when read; written because the published code asks for them.
 WRITTEN: dict[str, Any] = {
-    "freeze_mm_mlp_adapter": False, "image_grid_pinpoints": None, "mm_projector_config": ".", "mm_projector_lr": None,
-    "pretraining_tp": 1, "tune_mm_mlp_adapter": False, "use_mm_proj": True,
+    "freeze_mm_mlp_adapter": False, "image_grid_pinpoints": None, "mm_projector_config": ".",
+    "mm_projector_lr": None, "pretraining_tp": 1, "tune_mm_mlp_adapter": False, "use_mm_proj": True,
 }  # fmt: skip
 RELEASED_IMAGE_TOKEN_ID = 128049
 REQUIRED = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
 # A model with any of these set otherwise is not one that the published code can run.
-FIXED: dict[str, Any] = {"mm_projector_type": "c-abs", "mm_use_im_patch_token": False, "mm_use_im_start_end": False}
+FIXED: dict[str, Any] = {
+    "mm_projector_type": "c-abs",
+    "mm_use_im_patch_token": False,
+    "mm_use_im_start_end": False,
+}
 PROJECTOR_FIXED: dict[str, Any] = {"projector_type": "c-abs", "use_cls": True}
 HANDLED = {
-    "dtype", "mm_hidden_size", "mm_num_tokens", "model_type", "proj_2", "rope_scaling", "rope_theta", "vision_config",
-    "visual_projector_config",
+    "dtype", "mm_hidden_size", "mm_num_tokens", "model_type", "proj_2", "rope_scaling", "rope_theta",
+    "vision_config", "visual_projector_config",
 }  # fmt: skip
 # Where the weights came from, how they were trained, and pretraining_tp: slices of the same arithmetic.
 IGNORED = {
-    "_commit_hash", "_name_or_path", "architectures", "auto_map", "freeze_mm_mlp_adapter", "image_grid_pinpoints",
-    "mm_projector_config", "mm_projector_lr", "pretraining_tp", "transformers_version", "tune_mm_mlp_adapter",
-    "use_mm_proj",
+    "_commit_hash", "_name_or_path", "architectures", "auto_map", "freeze_mm_mlp_adapter",
+    "image_grid_pinpoints", "mm_projector_config", "mm_projector_lr", "pretraining_tp",
+    "transformers_version", "tune_mm_mlp_adapter", "use_mm_proj",
 }  # fmt: skip
 # The projector's configuration was dumped with everything a transformers 4 configuration carried along. The
 # convolutions read neither layer_norm_eps nor feature_layer_index.
 PROJECTOR_IGNORED = set(
     """
-    _name_or_path add_cross_attention architectures attention_probs_dropout_prob bad_words_ids begin_suppress_tokens
-    bos_token_id chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id diversity_penalty
-    do_sample early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
-    feature_layer_index finetuning_task forced_bos_token_id forced_eos_token_id id2label intermediate_size is_decoder
-    is_encoder_decoder label2id layer_norm_eps length_penalty max_length min_length model_type no_repeat_ngram_size
-    num_attention_heads num_beam_groups num_beams num_hidden_layers num_return_sequences output_attentions
-    output_hidden_states output_scores pad_token_id prefix problem_type pruned_heads remove_invalid_values
-    repetition_penalty return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params
-    temperature tf_legacy_loss tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype
-    torchscript transformers_version typical_p use_bfloat16
+    _name_or_path add_cross_attention architectures attention_probs_dropout_prob bad_words_ids
+    begin_suppress_tokens bos_token_id chunk_size_feed_forward cross_attention_hidden_size
+    decoder_start_token_id diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size
+    eos_token_id exponential_decay_length_penalty feature_layer_index finetuning_task forced_bos_token_id
+    forced_eos_token_id id2label intermediate_size is_decoder is_encoder_decoder label2id layer_norm_eps
+    length_penalty max_length min_length model_type no_repeat_ngram_size num_attention_heads
+    num_beam_groups num_beams num_hidden_layers num_return_sequences output_attentions
+    output_hidden_states output_scores pad_token_id prefix problem_type pruned_heads
+    remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id
+    suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder
+    tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript transformers_version
+    typical_p use_bfloat16
     """.split()
 )
 
@@ -131,7 +137,11 @@ def from_ours(config: Any) -> dict[str, Any]:
     """The published `config.json` of our configuration; its tower is spelled out unless it is a known one."""
     text, projector = config.text_config, config.projector_config
     tower = {key: getattr(config.vision_config, key) for key in CLIP_KEYS}
-    usual = {"head_dim": text.hidden_size // text.num_attention_heads, "mlp_bias": False, "pad_token_id": None}
+    usual = {
+        "head_dim": text.hidden_size // text.num_attention_heads,
+        "mlp_bias": False,
+        "pad_token_id": None,
+    }
     rope = dict(text.rope_parameters)
     theta = rope.pop("rope_theta")
     published: dict[str, Any] = {
@@ -158,7 +168,9 @@ def from_ours(config: Any) -> dict[str, Any]:
     if config.image_token_id == RELEASED_IMAGE_TOKEN_ID:
         del published["image_token_id"]
     published["torch_dtype"] = None if config.dtype is None else str(config.dtype).removeprefix("torch.")
-    return {key: value for key, value in sorted(published.items()) if key not in OPTIONAL or value is not None}
+    return {
+        key: value for key, value in sorted(published.items()) if key not in OPTIONAL or value is not None
+    }
 
 
 def _refuse_unknown(given: dict[str, Any], known: set[str], where: str) -> None:
@@ -180,7 +192,10 @@ def _views(config: dict[str, Any]) -> str:
 
 
 def _text(config: dict[str, Any]) -> dict[str, Any]:
-    scaling = {("rope_type" if key == "type" else key): value for key, value in (config.get("rope_scaling") or {}).items()}
+    scaling = {
+        ("rope_type" if key == "type" else key): value
+        for key, value in (config.get("rope_scaling") or {}).items()
+    }
     rope = {"rope_type": "default", "rope_theta": config.get("rope_theta", 10000.0), **scaling}
     return {key: config[key] for key in SAME_IN_TEXT if key in config} | {"rope_parameters": rope}
 
@@ -201,7 +216,9 @@ def _projector(config: dict[str, Any], tower: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tower(config: dict[str, Any], folder: Path | None) -> dict[str, Any]:
-    """The tower's geometry: from the configuration, from what is known of published towers, or from its folder."""
+    """The tower's geometry: from the configuration, from what is known of published towers, or from its
+    folder.
+    """
     if isinstance(config.get("vision_config"), dict):
         return dict(config["vision_config"])
     name = config.get("mm_vision_tower")
@@ -212,8 +229,8 @@ def _tower(config: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     file = (folder or Path()) / name / "config.json"
     if not file.is_file():
         raise ConfigError(
-            f"the shape of the vision tower {name!r} is unknown: it is none of {', '.join(TOWERS)}, there is no {file}, "
-            "and config.json has no vision_config"
+            f"the shape of the vision tower {name!r} is unknown: it is none of {', '.join(TOWERS)}, "
+            f"there is no {file}, and config.json has no vision_config"
         )
     stored = json.loads(file.read_text(encoding="utf-8"))
     stored = stored.get("vision_config", stored)

@@ -1,6 +1,6 @@
-"""The vision tower of a checkpoint that does not hold one: it comes from the base tower that the config names.
+"""The vision tower of a checkpoint that holds none: it comes from the base tower that the config names.
 
-The published checkpoints do hold their tower, and then that one is used; the original code always took the base.
+The published checkpoints hold their tower, and then that one is used; the original always took the base.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from beholder.core.hub import HUB_ID
 
 
 def fill_from_base(tower: PreTrainedModel, name: str | None, folder: str | None) -> None:
-    """Copy the weights of the base tower `name` (a path, from `folder` if relative, or a hub id) into `tower`."""
+    """Copy the weights of the base tower `name` (a hub id, or a path that starts at `folder`) into `tower`."""
     if not name:
         raise CheckpointError(
             "the checkpoint holds no vision tower and its config.json names none; "
@@ -26,12 +26,17 @@ def fill_from_base(tower: PreTrainedModel, name: str | None, folder: str | None)
     where = str(place) if place.is_dir() else name
     if where == name and not HUB_ID.fullmatch(name):
         raise CheckpointError(
-            f"the checkpoint holds no vision tower, and its base tower {name!r} is neither a folder nor a hub id"
+            f"the checkpoint holds no vision tower, and its base tower {name!r} "
+            "is neither a folder nor a hub id"
         )
     try:
         with without_report():
-            base, info = CLIPVisionModel.from_pretrained(
-                where, dtype=tower.dtype, config=tower.config, output_loading_info=True, ignore_mismatched_sizes=True
+            base, info = CLIPVisionModel.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+                where,
+                dtype=tower.dtype,
+                config=tower.config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
     except OSError as error:
         first = str(error).strip().splitlines()[0]
@@ -41,7 +46,9 @@ def fill_from_base(tower: PreTrainedModel, name: str | None, folder: str | None)
     # A whole CLIP holds a text model besides; only what the tower needs counts.
     absent = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     if absent:
-        raise CheckpointError(f"the base vision tower {name!r} does not fit: {len(absent)} tensors, first {absent[0]}")
+        raise CheckpointError(
+            f"the base vision tower {name!r} does not fit: {len(absent)} tensors, first {absent[0]}"
+        )
     with torch.no_grad():
         for parameter, value in zip(tower.parameters(), base.parameters(), strict=True):
             parameter.copy_(value)

@@ -1,0 +1,134 @@
+"""`beholder eval` as a user runs it: in a process of its own, stopped by a kill, started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.tiny_checkpoint import make_tiny_checkpoint
+
+from beholder.cli import main
+from beholder.mini.dataset import Plan, write
+from beholder.mini.fonts import FontBook
+
+WRONG_USAGE = 2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, llama3_tokenizer) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    return make_tiny_checkpoint(folder, llama3_tokenizer, image_aspect_ratio="square")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    write(folder, Plan(scenes=4, seed=1, split="test"), FontBook())
+    return folder
+
+
+def command(model: Path, data: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "eval",
+        "worlds",
+        "--model",
+        str(model),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        *more,
+    ]
+
+
+def test_table_and_files(model, data, tmp_path, capsys):
+    assert main(command(model, data, tmp_path, "--limit", "10")) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("worlds v1: tiny, 10 rows; percent with 95 % intervals\noverall ")
+    assert "worlds: 10 of 10 rows" in printed.err
+    assert len((tmp_path / "worlds" / "answers.jsonl").read_text().splitlines()) == 10
+    assert json.loads((tmp_path / "worlds" / "score.json").read_text())["samples"] == 10
+
+
+def test_json_is_one_object_and_nothing_else(model, data, tmp_path, capsys):
+    assert main(command(model, data, tmp_path, "--limit", "4", "--json")) == 0
+    record = json.loads(capsys.readouterr().out)["worlds"]
+    assert record == json.loads((tmp_path / "worlds" / "score.json").read_text())
+    assert record["settings"]["data"]
+    assert record["weights"]
+
+
+def test_killed_and_started_again(model, data, tmp_path, capsys):
+    limit = ("--limit", "24")
+    assert main(command(model, data, tmp_path / "whole", "--json", *limit)) == 0
+    whole = json.loads(capsys.readouterr().out)["worlds"]
+    program = [
+        sys.executable,
+        "-c",
+        "import sys; from beholder.cli import main; sys.exit(main(sys.argv[1:]))",
+    ]
+    arguments = command(model, data, tmp_path / "killed", "--batch", "4", *limit)
+    answers = tmp_path / "killed" / "worlds" / "answers.jsonl"
+    process = subprocess.Popen([*program, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    give_up = time.monotonic() + 120
+    while not (answers.exists() and answers.stat().st_size) and process.poll() is None:
+        assert time.monotonic() < give_up, "no answer came"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = answers.read_bytes().count(b"\n")
+    assert 0 < before <= whole["samples"]
+    assert main(command(model, data, tmp_path / "killed", "--json", *limit)) == 0
+    again = json.loads(capsys.readouterr().out)["worlds"]
+    assert again["values"] == whole["values"]
+    ids = [json.loads(line)["id"] for line in answers.read_text().splitlines()]
+    assert len(ids) == len(set(ids)) == whole["samples"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["eval", "world"], "there is no benchmark 'world'; did you mean 'worlds'?"),
+        (["eval", "worlds", "worlds"], "worlds is given twice"),
+    ],
+)
+def test_wrong_names(arguments, told, capsys):
+    assert main(arguments) == WRONG_USAGE
+    assert told in capsys.readouterr().err
+
+
+def test_a_folder_without_questions(model, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    assert main(command(model, tmp_path / "data", tmp_path / "out")) == 1
+    assert "has no questions.json" in capsys.readouterr().err
+
+
+def test_answers_of_other_weights_are_refused(model, data, tmp_path, llama3_tokenizer, capsys):
+    assert main(command(model, data, tmp_path / "out", "--limit", "2")) == 0
+    other = make_tiny_checkpoint(
+        tmp_path / "other", llama3_tokenizer, image_aspect_ratio="square", initializer_range=0.1
+    )
+    assert main(command(other, data, tmp_path / "out", "--limit", "2")) == 1
+    assert "choose another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["worlds", "worlds-redrawn"])
+def test_missing_data_are_drawn(model, tmp_path, monkeypatch, capsys, name):
+    from beholder.evaluation.tasks import worlds
+
+    monkeypatch.setattr(worlds, "PLAN", Plan(scenes=3, seed=1, split="test"))
+    arguments = command(model, tmp_path / "data", tmp_path / "out", "--limit", "3")
+    arguments[1] = name
+    assert main(arguments) == 0
+    assert f"{name}: drawing the pictures" in capsys.readouterr().err
+    assert len(list((tmp_path / "data" / name / "images").iterdir())) == 3
+    assert main(arguments) == 0
+    assert "drawing" not in capsys.readouterr().err
