@@ -106,7 +106,7 @@ def test_wrong_names(arguments, told, capsys):
 
 
 def test_a_folder_without_questions(model, tmp_path, capsys):
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "worlds").mkdir(parents=True)
     assert main(command(model, tmp_path / "data", tmp_path / "out")) == 1
     assert "has no questions.json" in capsys.readouterr().err
 

@@ -82,3 +82,14 @@ def test_resumed_equals_straight(start: Path, tmp_path: Path, objective: str) ->
     straight, resumed = weights(whole.output), weights(cut.output)
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_a_finished_run_is_not_trained_further(start: Path, tmp_path: Path) -> None:
+    stage = recipe(start, tmp_path / "run")
+    run(stage)
+    trained = weights(stage.output)
+    (stage.output / "model" / "model.safetensors").unlink()
+    run(stage)
+    written = weights(stage.output)
+    assert len(losses(stage.output)) == STEPS
+    assert all(torch.equal(trained[name], written[name]) for name in trained)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.parity.golden_360vl import FOLDER, released_model
+from transformers import pipeline
 
 import beholder  # noqa: F401  (makes the Auto classes know the model type)
 from beholder.core.types import Message
@@ -105,3 +106,18 @@ def test_the_tower_under_its_old_interface():
     views = released_model().process_images_slid_window(picture, tower.image_processor)
     assert views.shape == (5, 3, 56, 56)
     assert tower(views).shape == (5, 16, 32)
+
+
+def test_the_pipeline_of_transformers(checkpoint):
+    """The generic way of asking says what our processor and the model say."""
+    pipe = pipeline("image-text-to-text", model=str(checkpoint))
+    content = [{"type": "image", "url": str(PICTURE)}, {"type": "text", "text": "What is it?"}]
+    (told,) = pipe(
+        text=[{"role": "user", "content": content}], max_new_tokens=6, do_sample=False, return_full_text=False
+    )
+    processor = QH360VLProcessor.from_pretrained(checkpoint)
+    inputs = processor.encode([Message.user(Image.open(PICTURE).convert("RGB"), "What is it?")])
+    out = pipe.model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    new = out[0, inputs["input_ids"].shape[1] :]
+    assert told["generated_text"] == processor.tokenizer.decode(new, skip_special_tokens=True)
+    assert len(told["generated_text"]) > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated
@@ -94,7 +94,7 @@ def _turn(conversation: Conversation, line: str) -> bool:
     return False
 
 
-def _reply(conversation: Conversation, line: str) -> str | Iterator[str]:
+def _reply(conversation: Conversation, line: str) -> str | Generator[str]:
     from beholder.cli.conversation import BARE_WORDS
 
     if not line:
@@ -107,21 +107,22 @@ def _reply(conversation: Conversation, line: str) -> str | Iterator[str]:
     return conversation.ask(line)
 
 
-def _show(reply: str | Iterator[str]) -> None:
+def _show(reply: str | Generator[str]) -> None:
     """An answer goes to stdout while it comes, what a command says to stderr. Ctrl-C ends the answer only."""
     if isinstance(reply, str):
         if reply:
             _tell(reply)
         return
+    is_stopped = False
     try:
         for piece in reply:
             print(piece, end="", flush=True)
     except KeyboardInterrupt:
-        close = getattr(reply, "close", None)
-        if close is not None:
-            close()
-        _tell(" (stopped)")
+        is_stopped = True
+        reply.close()
     print(flush=True)
+    if is_stopped:
+        _tell("(stopped)")
 
 
 def _tell(text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -49,12 +49,12 @@ class Conversation:
 
     # Questions and answers
 
-    def ask(self, question: str) -> Iterator[str]:
+    def ask(self, question: str) -> Generator[str]:
         """Pieces of the answer. Closed early, what came so far stays in the conversation."""
         parts = (question,) if self.pending is None else (self.pending, question)
         yield from self._run([*self.turns, Message.user(*parts)])
 
-    def _run(self, turns: list[Message]) -> Iterator[str]:
+    def _run(self, turns: list[Message]) -> Generator[str]:
         opening = [] if self.system is None else [Message.system(self.system)]
         stream: AnswerStream = self.vlm.stream([*opening, *turns], **asdict(self.sampling))
         try:
@@ -69,7 +69,7 @@ class Conversation:
 
     # Commands: each returns what to tell the user
 
-    def command(self, name: str, rest: str) -> str | Iterator[str]:
+    def command(self, name: str, rest: str) -> str | Generator[str]:
         """Run a command by its name; an answer comes as an iterator, everything else as a sentence."""
         if name not in COMMANDS:
             nearest = get_close_matches(name, COMMANDS, n=1)
@@ -103,7 +103,7 @@ class Conversation:
         self.system = rest or None
         return "the system prompt is replaced" if rest else "the system prompt is the model's own"
 
-    def regen(self, rest: str) -> Iterator[str]:
+    def regen(self, rest: str) -> Generator[str]:
         """Answer the last question again."""
         if not self.turns:
             raise InputError("there is no answer yet to make again")
@@ -188,7 +188,7 @@ class Conversation:
         self.saved.add(target.resolve())
 
 
-COMMANDS: dict[str, Callable[[Conversation, str], str | Iterator[str]]] = {
+COMMANDS: dict[str, Callable[[Conversation, str], str | Generator[str]]] = {
     "image": Conversation.image,
     "clear": Conversation.clear,
     "system": Conversation.set_system,

@@ -39,7 +39,7 @@ def evaluate(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.", show_default=False)] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Rows asked at once; 1 asks as `ask` does.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Rows asked at once; 1 asks as `ask` does.")] = 32,
     as_json: options.AsJson = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",

@@ -45,7 +45,7 @@ def run_task(
     data: Path,
     out: Path,
     *,
-    batch: int = 16,
+    batch: int = 32,
     limit: int | None = None,
     progress: Progress = lambda answered, rows: None,
 ) -> RunRecord:

@@ -91,6 +91,12 @@ def newest_checkpoint(output: Path) -> Path | None:
     return next((folder for folder in reversed(found) if folder.exists()), None)
 
 
+def is_finished(checkpoint: Path, recipe: Recipe) -> bool:
+    """Whether the run had nothing left to do but write the trained model."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return state["global_step"] >= (recipe.steps or state["max_steps"])
+
+
 def arguments(recipe: Recipe, processes: int) -> TrainingArguments:
     """The recipe in the Trainer's words."""
     on_cpu = not torch.cuda.is_available()
@@ -156,7 +162,11 @@ def train(recipe: Recipe, model: Any, processor: Any) -> Path:
         # Fixed shapes are much faster than dynamic ones on a CPU; pad_to_multiple keeps them few.
         subject.compile(dynamic=False)
     resume = newest_checkpoint(recipe.output)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if resume and is_finished(resume, recipe):
+        # Asked to resume at the last step, the Trainer would take one step more.
+        trainer._load_from_checkpoint(str(resume))
+    else:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     final = recipe.output / "model"
     if trainer.is_world_process_zero():
         model.save_pretrained(final)

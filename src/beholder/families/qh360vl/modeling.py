@@ -137,12 +137,12 @@ class QH360VLModel(QH360VLPreTrainedModel):
 
     def _check_pixels(self, pixels: Tensor) -> None:
         side, plan = self.config.vision_config.image_size, self.config.views
-        ranks = {"corners": (5,), "separate": (4, 5), "single": (4,)}[plan]
-        if pixels.ndim not in ranks or (pixels.ndim == 5 and pixels.shape[1] != CORNERS + 1):
-            wanted = {5: f"(pictures, 5, 3, {side}, {side})", 4: f"(pictures, 3, {side}, {side})"}
+        single, five = (3, side, side), (CORNERS + 1, 3, side, side)
+        shapes = {"corners": [five], "separate": [five, single], "single": [single]}[plan]
+        if tuple(pixels.shape[1:]) not in shapes:
+            wanted = " or ".join(f"(pictures, {', '.join(map(str, shape))})" for shape in shapes)
             raise InputError(
-                f"pixel_values has shape {tuple(pixels.shape)}; the view plan {plan!r} takes "
-                + " or ".join(wanted[rank] for rank in ranks)
+                f"pixel_values has shape {tuple(pixels.shape)}; the view plan {plan!r} takes {wanted}"
             )
 
     def embed(self, input_ids: Tensor, features: Tensor | None) -> Tensor:
@@ -173,10 +173,10 @@ class QH360VLModel(QH360VLPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("give either input_ids or inputs_embeds, not both and not neither")
         if inputs_embeds is None:
-            is_prefill = past_key_values is None or past_key_values.get_seq_length() == 0
-            if features is None and is_prefill:
+            input_ids = cast("Tensor", input_ids)
+            if features is None and is_prompt(input_ids, past_key_values):
                 check_slots(input_ids == self.config.image_token_id, 0)
-            inputs_embeds = self.embed(cast("Tensor", input_ids), features)
+            inputs_embeds = self.embed(input_ids, features)
         elif features is not None:
             raise InputError("pictures need input_ids, where their places are marked; inputs_embeds has none")
         outputs = self.language_model(
@@ -197,6 +197,11 @@ class QH360VLModel(QH360VLPreTrainedModel):
             raise InputError("give either pixel_values or mm_encoder_outputs, not both")
         features = encoded["image"].pooler_output
         return features if isinstance(features, Tensor) else torch.cat(tuple(features or ()))
+
+
+def is_prompt(input_ids: Tensor, past: Cache | None) -> bool:
+    """Whether pictures may be marked here: later on they are in the cache. The length decides most calls."""
+    return input_ids.shape[1] > 1 and (past is None or bool(past.get_seq_length() == 0))
 
 
 def check_slots(is_slot: Tensor, have: int) -> None:

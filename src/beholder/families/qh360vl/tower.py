@@ -16,7 +16,7 @@ from beholder.core.hub import HUB_ID
 
 
 def fill_from_base(tower: PreTrainedModel, name: str | None, folder: str | None) -> None:
-    """Copy the weights of the base tower `name` (a hub id, or a path that starts at `folder`) into `tower`."""
+    """Copy the weights of the base tower `name` into `tower`: a hub id, or a path starting at `folder`."""
     if not name:
         raise CheckpointError(
             "the checkpoint holds no vision tower and its config.json names none; "
