@@ -74,6 +74,14 @@ def configuration(vocabulary: int, picture_id: int, bos: int, eos: int) -> QH360
     )
 
 
+@torch.no_grad()
+def soften(model: QH360VLForConditionalGeneration) -> None:
+    """Let pictures start as quiet as words: a fresh readout is some forty times louder than a fresh embedding."""
+    for projector in (model.model.corner_abstractor, model.model.whole_abstractor):
+        for parameter in projector.readout[-1].parameters():
+            parameter.mul_(0.1)
+
+
 def write_blank(out: Path, rows: Path, seed: int = 0) -> None:
     """Tokenizer, processor and seeded random weights."""
     out.mkdir(parents=True, exist_ok=True)
@@ -82,7 +90,9 @@ def write_blank(out: Path, rows: Path, seed: int = 0) -> None:
     ids = tokenizer.convert_tokens_to_ids([PICTURE_TOKEN, tokenizer.bos_token, tokenizer.eos_token])
     config = configuration(len(tokenizer), *ids)
     torch.manual_seed(seed)
-    QH360VLForConditionalGeneration(config).save_pretrained(out)
+    model = QH360VLForConditionalGeneration(config)
+    soften(model)
+    model.save_pretrained(out)
     views = QH360VLImageProcessor(side=SIDE, aspect=config.image_aspect_ratio)
     QH360VLProcessor(
         views, tokenizer, system_prompt="", slots_per_picture=config.slots_per_picture
