@@ -117,10 +117,8 @@ def test_a_folder_without_config(folder: Path):
         identify_folder(folder)
 
 
-def test_a_tower_left_out_comes_from_the_base(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_tower_left_out_comes_from_the_base(folder: Path):
     """All of it or none: a part of a tower is a damaged checkpoint."""
-    parts = ("model.vision_tower.",)
-    monkeypatch.setattr(FAMILY.model_class(), "parts_from_base", parts, raising=False)
     tower = "model.vision_tower.vision_tower."
 
     def leave_out(tensors: Tensors, keep: int) -> None:

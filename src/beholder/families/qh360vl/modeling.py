@@ -221,6 +221,7 @@ class QH360VLForConditionalGeneration(QuickStart, QH360VLPreTrainedModel, Genera
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
     _tp_plan = {"lm_head": "colwise_gather_output"}  # noqa: RUF012
+    parts_from_base = ("model.vision_tower.",)
 
     def __init__(self, config: QH360VLConfig) -> None:
         super().__init__(config)
