@@ -52,7 +52,10 @@ def command(model: Path, data: Path, out: Path, *more: str) -> list[str]:
 def test_table_and_files(model, data, tmp_path, capsys):
     assert main(command(model, data, tmp_path, "--limit", "10")) == 0
     printed = capsys.readouterr()
-    assert printed.out.startswith("worlds v1: tiny, 10 rows; percent with 95 % intervals\noverall ")
+    lines = printed.out.splitlines()
+    assert lines[0] == "worlds v1: tiny, 10 rows; percent with 95 % intervals"
+    assert lines[1].split() == ["all", "en", "zh", "en-zh"]
+    assert lines[2].startswith("overall")
     assert "worlds: 10 of 10 rows" in printed.err
     assert len((tmp_path / "worlds" / "answers.jsonl").read_text().splitlines()) == 10
     assert json.loads((tmp_path / "worlds" / "score.json").read_text())["samples"] == 10

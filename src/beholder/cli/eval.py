@@ -25,8 +25,7 @@ def evaluate(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Holds the data, or a folder of that name for each benchmark; what can be drawn is drawn "
-            "there.",
+            help="Holds the data, or a folder named as the benchmark that does; what can be drawn is drawn.",
             show_default="runs/data",
         ),
     ] = None,
@@ -50,13 +49,13 @@ def evaluate(
     from beholder.evaluation.tasks import find_task
 
     tasks = [find_task(name) for name in names]
-    folders = [data_folder(task, data or Path("runs/data")) for task in tasks]
 
     from beholder.api import BUILT_IN, checkpoint_folder, load
     from beholder.core.records import hash_weights
     from beholder.evaluation.run import run_task
 
     weights = hash_weights(checkpoint_folder(model))
+    folders = [data_folder(task, data or Path("runs/data")) for task in tasks]
     home = out or Path("runs/eval") / f"{Path(model or BUILT_IN).name}-{weights[:8]}"
     vlm = load(model, device=device, dtype=dtype)
     records: dict[str, RunRecord] = {}
@@ -98,14 +97,25 @@ def counter(name: str) -> Progress:
 
 
 def table(record: RunRecord) -> str:
-    """The figures in percent with their intervals."""
+    """The figures in percent with their intervals: one line for each, its parts (`figure.part`) beside it."""
     from beholder.evaluation.run import read_figures
 
     figures = read_figures(record.values)
-    width = max(map(len, figures))
-    lines = [
-        f"{name:{width}}  {100 * f.value:6.1f}  [{100 * f.low:.1f}, {100 * f.high:.1f}]  {f.samples} rows"
-        for name, f in figures.items()
-    ]
+    names = [name for name in figures if "." not in name]
+    parts = list(dict.fromkeys(name.partition(".")[2] for name in figures))  # "" is the whole figure
+    lines = [["", *(part or "all" for part in parts)]]
+    for name in names:
+        cells = (figures.get(f"{name}.{part}" if part else name) for part in parts)
+        lines.append(
+            [
+                name,
+                *(f"{100 * f.value:.1f} [{100 * f.low:.1f}, {100 * f.high:.1f}]" if f else "" for f in cells),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = (
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
     head = f"{record.measure}: {record.subject}, {record.samples} rows; percent with 95 % intervals"
-    return "\n".join([head, *lines])
+    return "\n".join([head, *rows])
