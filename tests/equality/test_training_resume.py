@@ -26,7 +26,10 @@ def start(tmp_path_factory: pytest.TempPathFactory, llama3_tokenizer: Any) -> Pa
     rows = []
     for number, colour in enumerate(("red", "green", "blue", "white", "black", "pink", "grey", "cyan")):
         Image.new("RGB", (20 + number, 24), colour).save(folder / f"{number}.png")
-        talk = [{"from": "human", "value": "<image>\nWhat colour?" + "?" * number}, {"from": "gpt", "value": colour}]
+        talk = [
+            {"from": "human", "value": "<image>\nWhat colour?" + "?" * number},
+            {"from": "gpt", "value": colour},
+        ]
         objects = [{"what": "sheet", "colour": colour, "box": [0.1, 0.1, 0.9, 0.9]}]
         rows.append({"id": number, "image": f"{number}.png", "conversations": talk, "objects": objects})
     (folder / "rows.json").write_text(json.dumps(rows))

@@ -91,14 +91,23 @@ def test_a_prefix_without_parameters_is_an_error(changes: dict[str, Any]) -> Non
 
 def test_the_longest_prefix_sets_the_rate() -> None:
     rates = recipe(learning_rates={"body": 2e-3, "body.weight": 3e-3})
-    assert [learning_rate_of(name, rates) for name in ("body.weight", "body.bias", "head.bias")] == [3e-3, 2e-3, 1e-3]
+    assert [learning_rate_of(name, rates) for name in ("body.weight", "body.bias", "head.bias")] == [
+        3e-3,
+        2e-3,
+        1e-3,
+    ]
 
 
 def test_muon_gets_inner_matrices_and_adamw_the_rest() -> None:
     optimizer = build_optimizer(network(), recipe(optimizer="muon", weight_decay=0.1))
     assert isinstance(optimizer, MuonAndAdamW)
-    assert [len(group["params"]) for group in optimizer.muon.param_groups] == [2]  # body.weight and head.weight
-    assert sorted(len(group["params"]) for group in optimizer.adamw.param_groups) == [1, 2]  # embedding; two biases
+    assert [len(group["params"]) for group in optimizer.muon.param_groups] == [
+        2
+    ]  # body.weight and head.weight
+    assert sorted(len(group["params"]) for group in optimizer.adamw.param_groups) == [
+        1,
+        2,
+    ]  # embedding; two biases
     assert {group["weight_decay"] for group in optimizer.adamw.param_groups} == {0.0, 0.1}
 
 
@@ -132,7 +141,9 @@ def write_rows(folder: Path, rows: Any, name: str = "rows.json") -> Path:
 
 def test_rows_are_read_from_json_and_jsonl(tmp_path: Path) -> None:
     rows = [{"id": 1, "conversations": []}, {"id": 2, "conversations": []}]
-    assert read_rows(write_rows(tmp_path, rows)) == read_rows(write_rows(tmp_path, rows, "rows.jsonl")) == rows
+    assert (
+        read_rows(write_rows(tmp_path, rows)) == read_rows(write_rows(tmp_path, rows, "rows.jsonl")) == rows
+    )
 
 
 @pytest.mark.parametrize("content", ['{"id": 1}', "[1]", "[{}]", "no json"])

@@ -25,7 +25,8 @@ class StrictLoading:
     """Mixin for a `PreTrainedModel`: reads tensors under either layout's names and accounts for every one."""
 
     published_keys: ClassVar[KeyTable]
-    # Beginnings of our parameter names: a part that a checkpoint leaves out wholly is filled by `fill_missing`.
+    # Beginnings of our parameter names: a part that a checkpoint leaves out wholly is filled by
+    # `fill_missing`.
     parts_from_base: ClassVar[tuple[str, ...]] = ()
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What lies where on a scene's picture, as data for the warm-up of a vision tower: things, and letters one by one."""
+"""What lies where on a scene's picture, for the warm-up of a vision tower: things, and letters one by one."""
 
 from beholder.mini.fonts import FontBook
 from beholder.mini.worlds import Scene, Writing

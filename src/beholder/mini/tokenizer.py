@@ -1,4 +1,4 @@
-"""The built-in model's tokenizer: byte-level BPE with Llama-3's special tokens, learned from drawn conversations.
+"""The built-in model's tokenizer: byte-level BPE with Llama-3's special tokens, from drawn conversations.
 
 Digits and capitals stand alone, so numbers, coordinates and lettering are spelled one character at a time.
 """

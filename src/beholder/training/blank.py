@@ -1,7 +1,7 @@
 """An untrained built-in model: 360VL's architecture at a size that two processor cores can train.
 
-`python -m beholder.training.blank OUT --rows conversations.json` learns the tokenizer from drawn conversations and
-writes random weights, seeded, ready for the recipe `mini/tower`.
+`python -m beholder.training.blank OUT --rows conversations.json` learns the tokenizer from drawn
+conversations and writes random weights, seeded, ready for the recipe `mini/tower`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LETTERING = re.compile(r"[\"“「『][^\"”」』]*[\"”」』]")
 
 
 def spoken(rows: list[dict[str, object]]) -> Iterator[str]:
-    """All turns, but not the lettering read from pictures: that is to be spelled, so it must not become tokens."""
+    """All turns without the lettering read from pictures: that is to be spelled, so it must not become tokens."""
     for row in rows:
         for turn in row["conversations"]:  # type: ignore[attr-defined]
             text = turn["value"].replace(MARKER + "\n", "")
@@ -76,7 +76,7 @@ def configuration(vocabulary: int, picture_id: int, bos: int, eos: int) -> QH360
 
 @torch.no_grad()
 def soften(model: QH360VLForConditionalGeneration) -> None:
-    """Let pictures start as quiet as words: a fresh readout is some forty times louder than a fresh embedding."""
+    """Let pictures start as quiet as words: a fresh readout is some forty times louder than an embedding."""
     for projector in (model.model.corner_abstractor, model.model.whole_abstractor):
         for parameter in projector.readout[-1].parameters():
             parameter.mul_(0.1)

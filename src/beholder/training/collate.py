@@ -27,7 +27,9 @@ class Collator:
         lengths = [len(sample["input_ids"]) for sample in samples]
         longest = max(lengths)
         if self.max_length is not None and longest > self.max_length:
-            raise InputError(f"a sample has {longest} tokens and max_length is {self.max_length}; raise it or drop the row")
+            raise InputError(
+                f"a sample has {longest} tokens and max_length is {self.max_length}; raise it or drop the row"
+            )
         width = -(-longest // self.multiple) * self.multiple
         input_ids = torch.full((len(samples), width), self.padding_id, dtype=torch.long)
         labels = torch.full((len(samples), width), IGNORED, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""Training rows in LLaVA's JSON or JSONL form, read as they are and turned into samples by the family's processor."""
+"""Training rows in LLaVA's JSON or JSONL form, turned into samples by the family's processor."""
 
 from __future__ import annotations
 
@@ -32,12 +32,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"no training rows at {path}; give a .json or .jsonl file in LLaVA's form")
     try:
         if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            rows = [
+                json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+            ]
         else:
             rows = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not valid JSON ({error}); expected a list of rows or one row per line") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and "conversations" in row for row in rows):
+        raise InputError(
+            f"{path} is not valid JSON ({error}); expected a list of rows or one row per line"
+        ) from error
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and "conversations" in row for row in rows
+    ):
         raise InputError(f"{path}: every row must be an object with a 'conversations' list")
     return rows
 
@@ -65,7 +71,9 @@ def row_messages(row: dict[str, Any], pictures: Path) -> list[Message]:
     messages: list[Message] = []
     for turn in row["conversations"]:
         if turn.get("from") not in SPEAKERS:
-            raise InputError(f"row {row_name(row)}: unknown speaker {turn.get('from')!r}; use human, gpt or system")
+            raise InputError(
+                f"row {row_name(row)}: unknown speaker {turn.get('from')!r}; use human, gpt or system"
+            )
         pieces = turn["value"].split(MARKER)
         if len(pieces) - 1 > len(waiting):
             raise InputError(f"row {row_name(row)}: more {MARKER} marks than pictures")
@@ -87,7 +95,9 @@ def row_messages(row: dict[str, Any], pictures: Path) -> list[Message]:
 class Conversations(Dataset[dict[str, Any]]):
     """Samples made on the fly: a row's pictures are opened and its text is rendered when it is asked for."""
 
-    def __init__(self, sources: Sequence[tuple[list[dict[str, Any]], Path]], processor: TrainingProcessor) -> None:
+    def __init__(
+        self, sources: Sequence[tuple[list[dict[str, Any]], Path]], processor: TrainingProcessor
+    ) -> None:
         self.index = [(source, row) for source, (rows, _) in enumerate(sources) for row in range(len(rows))]
         self.sources = list(sources)
         self.processor = processor
@@ -102,7 +112,7 @@ class Conversations(Dataset[dict[str, Any]]):
         return rows[row], pictures
 
     def lengths(self) -> list[int]:
-        """Size of each row's text in bytes, negative for rows without pictures: enough to group similar rows."""
+        """Size of each row's text in bytes, negative without pictures: enough to group similar rows."""
         sizes: list[int] = []
         for position in range(len(self)):
             row, _ = self.row(position)

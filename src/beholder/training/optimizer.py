@@ -10,7 +10,7 @@ from torch import nn
 
 from beholder.training.stages import Recipe
 
-# Rows of an embedding or of the output layer are looked up, not multiplied through, so Muon does not suit them.
+# Rows of an embedding or of the output layer are looked up, not multiplied through: nothing for Muon.
 NOT_FOR_MUON = ("embed", "embedding", "lm_head", "position", "pos_emb")
 
 
@@ -25,7 +25,9 @@ def learning_rate_of(name: str, recipe: Recipe) -> float:
     return recipe.learning_rates[max(matching, key=len)] if matching else recipe.learning_rate
 
 
-def parameter_groups(model: nn.Module, recipe: Recipe, choose: Callable[[str, nn.Parameter], bool]) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, recipe: Recipe, choose: Callable[[str, nn.Parameter], bool]
+) -> list[dict[str, Any]]:
     """Groups by learning rate and by decay; vectors (norms, biases) are never decayed."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -1,8 +1,8 @@
 """Warm-up of a vision tower that starts from nothing: every patch says what it lies on.
 
-A tower trained from random weights through a language model's few answer tokens learns slowly. Where the pictures
-are drawn, each row can name its objects (`objects`: what, colour, box as fractions of the picture), so each patch has
-a label. The reading heads live for this stage only and never reach a checkpoint's model.
+A tower trained from random weights through a language model's few answer tokens learns slowly. Where the
+pictures are drawn, each row can name its objects (`objects`: what, colour, box as fractions of the picture), so
+each patch has a label. The reading heads live for this stage only and never reach a checkpoint's model.
 """
 
 from __future__ import annotations
@@ -41,9 +41,13 @@ class Names:
 class PictureLabels(Dataset[dict[str, torch.Tensor]]):
     """Pictures with a class, a colour and a box per patch of each grid that the tower's views form."""
 
-    def __init__(self, sources: Sequence[tuple[list[dict[str, Any]], Path]], processor: Any, grids: Sequence[int]) -> None:
+    def __init__(
+        self, sources: Sequence[tuple[list[dict[str, Any]], Path]], processor: Any, grids: Sequence[int]
+    ) -> None:
         self.rows = [(row, pictures) for rows, pictures in sources for row in rows]
-        if bare := next((row for row, _ in self.rows if "objects" not in row or len(row_pictures(row)) != 1), None):
+        if bare := next(
+            (row for row, _ in self.rows if "objects" not in row or len(row_pictures(row)) != 1), None
+        ):
             raise InputError(f"row {row_name(bare)}: patch labels need one picture and an 'objects' list")
         self.what = Names([row for row, _ in self.rows], "what")
         self.colour = Names([row for row, _ in self.rows], "colour")
@@ -61,12 +65,14 @@ class PictureLabels(Dataset[dict[str, torch.Tensor]]):
         return sample
 
     def labels(self, objects: Sequence[dict[str, Any]], grid: int) -> dict[str, torch.Tensor]:
-        """Per patch, row-major: class, colour (or NO_COLOUR), and box edges relative to the patch's centre."""
+        """Per patch, row-major: class, colour (or NO_COLOUR), box edges relative to the patch's centre."""
         what = torch.zeros(grid, grid, dtype=torch.long)
         colour = torch.full((grid, grid), NO_COLOUR)
         box = torch.zeros(grid, grid, 4)
         centres = (torch.arange(grid) + 0.5) / grid
-        centre_grid = torch.stack(torch.meshgrid(centres, centres, indexing="ij")[::-1], dim=-1)  # (grid, grid, xy)
+        centre_grid = torch.stack(
+            torch.meshgrid(centres, centres, indexing="ij")[::-1], dim=-1
+        )  # (grid, grid, xy)
         for thing in objects:  # later objects are drawn over earlier ones
             x1, y1, x2, y2 = thing["box"]
             inside = ((centres >= y1) & (centres <= y2))[:, None] & ((centres >= x1) & (centres <= x2))[None]
@@ -84,14 +90,18 @@ class PatchCollator:
 
 
 class PatchReader(nn.Module):
-    """A model's vision tower with reading heads: what lies on each patch, its colour, and where its box ends."""
+    """A model's vision tower with reading heads: what lies on each patch, its colour, where its box ends."""
 
     def __init__(self, model: Any, whats: int, colours: int) -> None:
         super().__init__()
         self.model = model
         width = model.config.vision_config.hidden_size
         self.norm = nn.LayerNorm(width)
-        self.what, self.colour, self.box = nn.Linear(width, whats), nn.Linear(width, colours), nn.Linear(width, 4)
+        self.what, self.colour, self.box = (
+            nn.Linear(width, whats),
+            nn.Linear(width, colours),
+            nn.Linear(width, 4),
+        )
 
     @staticmethod
     def grids(model: Any) -> tuple[int, int]:
@@ -102,16 +112,24 @@ class PatchReader(nn.Module):
     def forward(self, pixel_values: torch.Tensor, **labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Mean loss over both maps; `labels` holds `what_G`, `colour_G`, `box_G` per grid side G."""
         maps = zip(self.grids(self.model), self.model.model.patch_maps(pixel_values), strict=True)
-        losses = [self.map_loss(features, *(labels[f"{key}_{grid}"] for key in ("what", "colour", "box"))) for grid, features in maps]
+        losses = [
+            self.map_loss(features, *(labels[f"{key}_{grid}"] for key in ("what", "colour", "box")))
+            for grid, features in maps
+        ]
         return {"loss": torch.stack(losses).mean()}
 
-    def map_loss(self, features: torch.Tensor, what: torch.Tensor, colour: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+    def map_loss(
+        self, features: torch.Tensor, what: torch.Tensor, colour: torch.Tensor, box: torch.Tensor
+    ) -> torch.Tensor:
         """Cross-entropy of class and colour plus the L1 distance of box edges, where there is an object."""
         features = self.norm(features)
         on_object = what != BACKGROUND
         loss = functional.cross_entropy(self.what(features).flatten(0, 1).float(), what.flatten())
         loss = loss + functional.cross_entropy(
-            self.colour(features).flatten(0, 1).float(), colour.flatten(), ignore_index=NO_COLOUR, reduction="sum"
+            self.colour(features).flatten(0, 1).float(),
+            colour.flatten(),
+            ignore_index=NO_COLOUR,
+            reduction="sum",
         ) / (colour != NO_COLOUR).sum().clamp(min=1)
         distance = (self.box(features).float() - box).abs().sum(-1) * on_object
         return loss + 2.0 * distance.sum() / on_object.sum().clamp(min=1)

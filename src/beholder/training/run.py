@@ -27,7 +27,8 @@ def plan(recipe: Recipe) -> str:
     freeze(model, recipe)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
-    return f"{recipe.model_dump_json(indent=1)}\ntrains {trained:,} of {total:,} parameters ({', '.join(recipe.trainable)})"
+    parts = ", ".join(recipe.trainable)
+    return f"{recipe.model_dump_json(indent=1)}\ntrains {trained:,} of {total:,} parameters ({parts})"
 
 
 def run(recipe: Recipe) -> Path:

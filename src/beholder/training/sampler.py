@@ -1,4 +1,4 @@
-"""The order of training samples: batches of similar length, with pictures or without, never a mixture by accident."""
+"""The order of training samples: batches of similar length, all with pictures or all without."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
-POOL = 16  # global batches that are sorted together: enough for even lengths, little enough for a random order
+POOL = (
+    16  # global batches that are sorted together: enough for even lengths, little enough for a random order
+)
 
 
 class LengthGroupedSampler(Sampler[int]):

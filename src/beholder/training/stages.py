@@ -1,4 +1,4 @@
-"""A training stage is a value: a recipe is read from YAML, checked field by field, and printed before it runs."""
+"""A training stage is a value: a recipe is read from YAML, checked field by field, printed before it runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class Recipe(BaseModel):
     trainable: tuple[str, ...] = Field(min_length=1, description="prefixes of parameter names")
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(gt=0)
-    learning_rates: dict[str, float] = Field(default_factory=dict, description="prefix -> its own learning rate")
+    learning_rates: dict[str, float] = Field(
+        default_factory=dict, description="prefix -> its own learning rate"
+    )
     weight_decay: float = Field(default=0.0, ge=0)
     beta2: float = Field(default=0.999, gt=0, lt=1)
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
@@ -62,7 +64,9 @@ class Recipe(BaseModel):
     def model_post_init(self, _context: Any) -> None:
         """Checks that need more than one field."""
         if (self.epochs is None) == (self.steps is None):
-            raise ConfigError(f"recipe {self.name}: give either epochs or steps (have {self.epochs} and {self.steps})")
+            raise ConfigError(
+                f"recipe {self.name}: give either epochs or steps (have {self.epochs} and {self.steps})"
+            )
 
     def accumulation(self, processes: int) -> int:
         """Steps to accumulate so that the global batch holds on this many processes."""
@@ -88,7 +92,11 @@ def recipe_names() -> list[str]:
 def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """A packaged recipe by name or a YAML file by path, with `key=value` overrides (dots reach inside)."""
     if name_or_path in (known := recipe_names()):
-        text = resources.files("beholder.training").joinpath("recipes", f"{name_or_path}.yaml").read_text("utf-8")
+        text = (
+            resources.files("beholder.training")
+            .joinpath("recipes", f"{name_or_path}.yaml")
+            .read_text("utf-8")
+        )
     elif Path(name_or_path).is_file():
         text = Path(name_or_path).read_text("utf-8")
     else:
@@ -124,7 +132,9 @@ def check_recipe(values: dict[str, Any], origin: str) -> Recipe:
             where = ".".join(str(part) for part in problem["loc"])
             line = f"{where}: {problem['msg']}"
             if problem["type"] == "extra_forbidden":
-                near = difflib.get_close_matches(str(problem["loc"][-1]), [*Recipe.model_fields, *Source.model_fields], n=1)
+                near = difflib.get_close_matches(
+                    str(problem["loc"][-1]), [*Recipe.model_fields, *Source.model_fields], n=1
+                )
                 line = f"unknown key {where!r}" + (f"; did you mean {near[0]!r}?" if near else "")
             lines.append(line)
         raise ConfigError(f"recipe {origin}: " + "; ".join(lines)) from error
@@ -135,7 +145,9 @@ def freeze(model: nn.Module, recipe: Recipe) -> None:
     names = [name for name, _ in model.named_parameters()]
     wanted = (*recipe.trainable, *recipe.learning_rates)
     if idle := [prefix for prefix in wanted if not any(name.startswith(prefix) for name in names)]:
-        raise ConfigError(f"recipe {recipe.name}: no parameter starts with {idle}; parts are {parts_of(names)}")
+        raise ConfigError(
+            f"recipe {recipe.name}: no parameter starts with {idle}; parts are {parts_of(names)}"
+        )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(recipe.trainable))
 

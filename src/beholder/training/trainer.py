@@ -1,7 +1,7 @@
 """Run one recipe: open the model, freeze, feed, let transformers' Trainer train, and write what came out.
 
-A run lives in its output folder and can be killed at any time: the next call with the same recipe goes on from the
-newest complete checkpoint there and ends with the same weights.
+A run lives in its output folder and can be killed at any time: the next call with the same recipe goes on from
+the newest complete checkpoint there and ends with the same weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from beholder.training.sampler import LengthGroupedSampler
 from beholder.training.stages import Recipe, freeze
 
 log = logging.getLogger("beholder")
-COMPLETE = "complete"  # written last into a checkpoint folder: without it the folder was cut off while being written
+COMPLETE = (
+    "complete"  # written last into a checkpoint folder: without it the folder was cut off while being written
+)
 
 
 class StageTrainer(Trainer):
@@ -40,9 +42,8 @@ class StageTrainer(Trainer):
             self.optimizer = build_optimizer(self.model if model is None else model, self.recipe)
         return self.optimizer
 
-
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Rows of similar length together; pictures that are only looked at have no length and are just shuffled."""
+        """Rows of similar length together; pictures that are only looked at are just shuffled."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(dataset, Conversations):
             return LengthGroupedSampler(dataset.lengths(), self.recipe.device_batch, self.recipe.seed)
@@ -50,7 +51,7 @@ class StageTrainer(Trainer):
 
 
 class Journal(TrainerCallback):
-    """Writes every log record to `log.jsonl`, prints progress with the time left, and marks complete checkpoints."""
+    """Writes each log record to `log.jsonl`, prints progress and time left, marks complete checkpoints."""
 
     def __init__(self, output: Path, samples_per_step: int) -> None:
         self.output, self.samples_per_step = output, samples_per_step
@@ -60,14 +61,20 @@ class Journal(TrainerCallback):
         """Note where this process began, for the speed."""
         self.started, self.first_step = time.monotonic(), state.global_step
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
+    ) -> None:
         """One JSON line to the file, one line to the log."""
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         seconds = time.monotonic() - self.started
         pace = seconds / max(1, state.global_step - self.first_step)
         left = pace * (state.max_steps - state.global_step)
-        record = {"step": state.global_step, **logs, "samples_per_second": round(self.samples_per_step / pace, 2)}
+        record = {
+            "step": state.global_step,
+            **logs,
+            "samples_per_second": round(self.samples_per_step / pace, 2),
+        }
         with (self.output / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         log.info(
@@ -144,7 +151,9 @@ def train(recipe: Recipe, model: Any, processor: Any) -> Path:
     sources = [(read_rows(source.rows), source.pictures) for source in recipe.data]
     padding = processor.tokenizer.pad_token_id
     if padding is None:
-        raise ConfigError(f"the tokenizer of {recipe.model} has no padding token; set pad_token in tokenizer_config.json")
+        raise ConfigError(
+            f"the tokenizer of {recipe.model} has no padding token; set pad_token in tokenizer_config.json"
+        )
     if recipe.objective == "patches":
         dataset: Any = PictureLabels(sources, processor, PatchReader.grids(model))
         subject: nn.Module = PatchReader(model, len(dataset.what), len(dataset.colour))
@@ -152,12 +161,16 @@ def train(recipe: Recipe, model: Any, processor: Any) -> Path:
     else:
         subject, dataset = model, Conversations(sources, processor)
         collator = Collator(padding, recipe.pad_to_multiple, recipe.max_length)
-    options = arguments(recipe, torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1)
+    options = arguments(
+        recipe, torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    )
     journal = Journal(recipe.output, recipe.global_batch)
-    trainer = StageTrainer(subject, options, data_collator=collator, train_dataset=dataset, callbacks=[journal])
+    trainer = StageTrainer(
+        subject, options, data_collator=collator, train_dataset=dataset, callbacks=[journal]
+    )
     trainer.recipe = recipe
     if recipe.compile:
-        # The check that slots and features agree reads one number; without this it would cut the graph in pieces.
+        # The check that slots and features agree reads one number; without this it would cut the graph.
         torch._dynamo.config.capture_scalar_outputs = True
         # Fixed shapes are much faster than dynamic ones on a CPU; pad_to_multiple keeps them few.
         subject.compile(dynamic=False)
