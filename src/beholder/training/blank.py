@@ -27,7 +27,7 @@ LETTERING = re.compile(r"[\"“「『][^\"”」』]*[\"”」』]")
 
 
 def spoken(rows: list[dict[str, object]]) -> Iterator[str]:
-    """All turns without the lettering read from pictures: that is to be spelled, so it must not become tokens."""
+    """All turns without the lettering read from pictures: to be spelled, it must not become tokens."""
     for row in rows:
         for turn in row["conversations"]:  # type: ignore[attr-defined]
             text = turn["value"].replace(MARKER + "\n", "")
@@ -93,7 +93,7 @@ def write_blank(out: Path, rows: Path, seed: int = 0) -> None:
     model = QH360VLForConditionalGeneration(config)
     soften(model)
     model.save_pretrained(out)
-    views = QH360VLImageProcessor(side=SIDE, aspect=config.image_aspect_ratio)
+    views = QH360VLImageProcessor(side=SIDE, aspect="square")
     QH360VLProcessor(
         views, tokenizer, system_prompt="", slots_per_picture=config.slots_per_picture
     ).save_pretrained(out)

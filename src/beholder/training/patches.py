@@ -1,8 +1,8 @@
 """Warm-up of a vision tower that starts from nothing: every patch says what it lies on.
 
 A tower trained from random weights through a language model's few answer tokens learns slowly. Where the
-pictures are drawn, each row can name its objects (`objects`: what, colour, box as fractions of the picture), so
-each patch has a label. The reading heads live for this stage only and never reach a checkpoint's model.
+pictures are drawn, each row can name its objects (`objects`: what, colour, box as fractions of the picture),
+so each patch has a label. The reading heads live for this stage only and never reach a checkpoint's model.
 """
 
 from __future__ import annotations

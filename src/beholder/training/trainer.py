@@ -1,7 +1,7 @@
 """Run one recipe: open the model, freeze, feed, let transformers' Trainer train, and write what came out.
 
-A run lives in its output folder and can be killed at any time: the next call with the same recipe goes on from
-the newest complete checkpoint there and ends with the same weights.
+A run lives in its output folder and can be killed at any time: the next call with the same recipe goes on
+from the newest complete checkpoint there and ends with the same weights.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from beholder.training.sampler import LengthGroupedSampler
 from beholder.training.stages import Recipe, freeze
 
 log = logging.getLogger("beholder")
-COMPLETE = (
-    "complete"  # written last into a checkpoint folder: without it the folder was cut off while being written
-)
+# Written last into a checkpoint folder: without it the folder was cut off while being written.
+COMPLETE = "complete"
 
 
 class StageTrainer(Trainer):
@@ -38,8 +37,10 @@ class StageTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Groups by learning rate and decay, in place of one rate for all."""
+        subject = self.model if model is None else model
+        assert isinstance(subject, nn.Module)
         if self.optimizer is None:
-            self.optimizer = build_optimizer(self.model if model is None else model, self.recipe)
+            self.optimizer = build_optimizer(subject, self.recipe)
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
