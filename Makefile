@@ -13,7 +13,7 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PICTURE := examples/shapes.png
-QUESTION := What colour is the circle?
+QUESTION := What shape is red?
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format wheel constraints clean
