@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -66,7 +65,6 @@ class VLM:
         self.family = family
         self.name = name
         self.engine = Engine(model)
-        self._preparing = threading.Lock()
 
     @property
     def context(self) -> int:
@@ -95,8 +93,7 @@ class VLM:
         start = time.perf_counter()
         wanted = Sampling.of(sampling)
         conversation = read_messages(messages)
-        with self._preparing:  # a tokenizer is not made for several threads
-            inputs = self.processor.encode(conversation)
+        inputs = self.processor.encode(conversation)
         request = self._admit(conversation, inputs, wanted, start)
         return AnswerStream(self, request)
 

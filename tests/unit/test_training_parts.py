@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from beholder.core.errors import ConfigError, InputError
+from beholder.core.errors import ConfigError, InputError, MissingExtraError
 from beholder.training.collate import Collator
 from beholder.training.data import read_rows, row_messages
 from beholder.training.optimizer import MuonAndAdamW, build_optimizer, learning_rate_of
+from beholder.training.run import open_start
 from beholder.training.sampler import LengthGroupedSampler
 from beholder.training.stages import Recipe, freeze, read_recipe, recipe_names
 
@@ -205,3 +206,9 @@ def test_grouping_keeps_every_sample_and_batches_alike_ones() -> None:
     assert list(sampler) == order
     sampler.set_epoch(1)
     assert list(sampler) != order
+
+
+def test_a_missing_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("beholder.training.run.NEEDED", ("no_such_package_anywhere",))
+    with pytest.raises(MissingExtraError, match=r"pip install 'beholder\[train\]'"):
+        open_start(recipe())

@@ -24,8 +24,9 @@ def train(
     resolved = read_recipe(recipe, overrides or [])
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    from beholder.training.run import plan, run
+    from beholder.training.run import open_start, plan, run
 
-    print(plan(resolved))
+    start = open_start(resolved)
+    print(plan(resolved, start[0]))
     if not dry_run:
-        print(run(resolved))
+        print(run(resolved, start))

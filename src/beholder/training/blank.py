@@ -93,7 +93,7 @@ def write_blank(out: Path, rows: Path, seed: int = 0) -> None:
     model = QH360VLForConditionalGeneration(config)
     soften(model)
     model.save_pretrained(out)
-    views = QH360VLImageProcessor(side=SIDE, aspect="square")
+    views = QH360VLImageProcessor.from_model_config(config)
     QH360VLProcessor(
         views, tokenizer, system_prompt="", slots_per_picture=config.slots_per_picture
     ).save_pretrained(out)

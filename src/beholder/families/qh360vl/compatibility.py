@@ -44,12 +44,7 @@ class VisionTowerHandle:
         """What turns a picture into this model's views."""
         from beholder.families.qh360vl.views import QH360VLImageProcessor
 
-        config = self._model.config
-        return QH360VLImageProcessor(
-            side=config.vision_config.image_size,
-            aspect=config.image_aspect_ratio,
-            plan="single" if config.views == "single" else "five",
-        )
+        return QH360VLImageProcessor.from_model_config(self._model.config)
 
     def to(self, *args: Any, **kwargs: Any) -> VisionTowerHandle:
         """Move the tower, as `torch.nn.Module.to` does."""

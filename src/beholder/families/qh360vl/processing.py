@@ -258,22 +258,16 @@ class QH360VLProcessor(ProcessorMixin):
         if not isinstance(config, QH360VLConfig):
             raise ConfigError(f"config.json is of type {config.model_type!r}; a 360VL checkpoint is needed")
         settings.setdefault("slots_per_picture", config.slots_per_picture)
-        processor = cls(QH360VLImageProcessor(**(views or _views_of(config))), tokenizer, **settings)
+        image_processor = (
+            QH360VLImageProcessor(**views) if views else QH360VLImageProcessor.from_model_config(config)
+        )
+        processor = cls(image_processor, tokenizer, **settings)
         if processor.image_token_id != config.image_token_id:
             raise ConfigError(
                 f"{processor.image_token} is {processor.image_token_id} in the tokenizer and config.json has "
                 f"image_token_id {config.image_token_id}; the tokenizer belongs to another model"
             )
         return processor
-
-
-def _views_of(config: Any) -> dict[str, Any]:
-    """What a checkpoint's config says about its views."""
-    return {
-        "side": config.vision_config.image_size,
-        "aspect": config.image_aspect_ratio,
-        "plan": "single" if config.views == "single" else "five",
-    }
 
 
 def _reject(options: Mapping[str, Any], who: str) -> None:

@@ -56,6 +56,15 @@ class QH360VLImageProcessor(BaseImageProcessor):
         self.aspect = aspect
         self.plan = plan
 
+    @classmethod
+    def from_model_config(cls, config: Any) -> QH360VLImageProcessor:
+        """The views that a checkpoint's configuration asks for."""
+        return cls(
+            side=config.vision_config.image_size,
+            aspect=config.image_aspect_ratio,
+            plan="single" if config.views == "single" else "five",
+        )
+
     def views(self, image: Image.Image) -> NDArray[np.float32]:
         """The views of one RGB picture: top left, top right, bottom left, bottom right, whole."""
         if self.aspect == "pad":
