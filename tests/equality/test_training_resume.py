@@ -12,9 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from tests.tiny_checkpoint import make_tiny_checkpoint
 
+from beholder.core.errors import ConfigError
+from beholder.training.resuming import newest_checkpoint
 from beholder.training.run import run
 from beholder.training.stages import Recipe
-from beholder.training.trainer import newest_checkpoint
 
 STEPS = 6
 
@@ -96,3 +97,13 @@ def test_a_finished_run_is_not_trained_further(start: Path, tmp_path: Path) -> N
     written = weights(stage.output)
     assert len(losses(stage.output)) == STEPS
     assert all(torch.equal(trained[name], written[name]) for name in trained)
+
+
+def test_a_run_goes_on_with_another_recipe_only_when_told(start: Path, tmp_path: Path) -> None:
+    run(recipe(start, tmp_path / "run"))
+    longer = recipe(start, tmp_path / "run", steps=STEPS + 2, learning_rate=2e-2, save_every=1)
+    with pytest.raises(ConfigError, match=r"learning_rate was 0\.01 and is 0\.02; steps was 6 and is 8"):
+        run(longer)
+    run(longer, accept_changes=True)
+    assert len(losses(longer.output)) == STEPS + 2
+    assert (longer.output / "checkpoint-7").is_dir()  # the new interval holds too

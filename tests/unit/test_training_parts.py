@@ -13,7 +13,7 @@ from torch import nn
 
 from beholder.core.errors import ConfigError, InputError, MissingExtraError
 from beholder.training.collate import Collator
-from beholder.training.data import read_rows, row_messages
+from beholder.training.data import read_rows, row_messages, with_few_objects
 from beholder.training.optimizer import MuonAndAdamW, build_optimizer, learning_rate_of
 from beholder.training.run import open_start
 from beholder.training.sampler import LengthGroupedSampler
@@ -212,3 +212,15 @@ def test_a_missing_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("beholder.training.run.NEEDED", ("no_such_package_anywhere",))
     with pytest.raises(MissingExtraError, match=r"pip install 'beholder\[train\]'"):
         open_start(recipe())
+
+
+def test_few_objects_are_counted_without_letters_and_need_names() -> None:
+    def row(*colours: str) -> dict[str, Any]:
+        shapes = [{"what": "circle", "colour": colour} for colour in colours]
+        return {"id": len(colours), "objects": [*shapes, {"what": "letter A"}, {"what": "letter B"}]}
+
+    rows = [row(), row("red"), row("red", "blue")]
+    assert with_few_objects(rows, 1) == rows[:2]
+    assert with_few_objects(rows, 0) == rows[:1]
+    with pytest.raises(InputError, match="row 7 has no 'objects' list"):
+        with_few_objects([*rows, {"id": 7}], 1)

@@ -17,6 +17,9 @@ def train(
     dry_run: Annotated[
         bool, Option("--dry-run", help="Print the resolved recipe and the parts trained; stop.")
     ] = False,
+    accept_changes: Annotated[
+        bool, Option("--accept-changes", help="Go on with a run whose recipe has changed since it began.")
+    ] = False,
 ) -> None:
     """Train a stage of a model from a recipe."""
     from beholder.training.stages import read_recipe
@@ -29,4 +32,4 @@ def train(
     start = open_start(resolved)
     print(plan(resolved, start[0]))
     if not dry_run:
-        print(run(resolved, start))
+        print(run(resolved, start, accept_changes=accept_changes))

@@ -36,8 +36,11 @@ def plan(recipe: Recipe, model: Any) -> str:
     return f"{recipe.model_dump_json(indent=1)}\ntrains {trained:,} of {total:,} parameters ({parts})"
 
 
-def run(recipe: Recipe, start: tuple[Any, Any] | None = None) -> Path:
-    """Train what `open_start` gave, or open it first; returns the folder of the trained model."""
+def run(recipe: Recipe, start: tuple[Any, Any] | None = None, *, accept_changes: bool = False) -> Path:
+    """Train what `open_start` gave, or open it first; returns the folder of the trained model.
+
+    A run that was cut off goes on; `accept_changes` lets it go on with a recipe that has changed since.
+    """
     from beholder.training.trainer import train
 
-    return train(recipe, *(start or open_start(recipe)))
+    return train(recipe, *(start or open_start(recipe)), accept_changes=accept_changes)

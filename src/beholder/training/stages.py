@@ -21,6 +21,11 @@ class Source(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     rows: Path
     pictures: Path
+    most_objects: int | None = Field(
+        default=None,
+        ge=0,
+        description="leave out pictures with more objects; the letters of a text count as none",
+    )
 
 
 class Recipe(BaseModel):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,14 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from beholder.core.errors import ConfigError
 from beholder.training.collate import Collator
-from beholder.training.data import Conversations, read_rows
+from beholder.training.data import Conversations, read_rows, with_few_objects
 from beholder.training.optimizer import build_optimizer
 from beholder.training.patches import PatchCollator, PatchReader, PictureLabels
+from beholder.training.resuming import COMPLETE, begin, is_finished
 from beholder.training.sampler import LengthGroupedSampler
-from beholder.training.stages import Recipe, freeze
+from beholder.training.stages import Recipe, Source, freeze
 
 log = logging.getLogger("beholder")
-# Written last into a checkpoint folder: without it the folder was cut off while being written.
-COMPLETE = "complete"
 
 
 class StageTrainer(Trainer):
@@ -59,7 +57,8 @@ class Journal(TrainerCallback):
         self.started, self.first_step = 0.0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note where this process began, for the speed."""
+        """Note where this process began, for the speed; a resumed state brings old intervals along."""
+        state.save_steps, state.logging_steps = args.save_steps, args.logging_steps
         self.started, self.first_step = time.monotonic(), state.global_step
 
     def on_log(
@@ -87,22 +86,6 @@ class Journal(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The Trainer has written everything of this checkpoint."""
         (self.output / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-
-
-def newest_checkpoint(output: Path) -> Path | None:
-    """The last checkpoint that was written to its end; folders cut off by a kill are removed."""
-    found = sorted(output.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
-    for folder in found:
-        if not (folder / COMPLETE).exists():
-            log.warning("removing %s: it was cut off while being written", folder)
-            shutil.rmtree(folder)
-    return next((folder for folder in reversed(found) if folder.exists()), None)
-
-
-def is_finished(checkpoint: Path, recipe: Recipe) -> bool:
-    """Whether the run had nothing left to do but write the trained model."""
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    return state["global_step"] >= (recipe.steps or state["max_steps"])
 
 
 def arguments(recipe: Recipe, processes: int) -> TrainingArguments:
@@ -136,20 +119,26 @@ def arguments(recipe: Recipe, processes: int) -> TrainingArguments:
     )
 
 
-def train(recipe: Recipe, model: Any, processor: Any) -> Path:
+def rows_of(source: Source) -> list[dict[str, Any]]:
+    """A source's rows, all or those that the recipe wants."""
+    rows = read_rows(source.rows)
+    return rows if source.most_objects is None else with_few_objects(rows, source.most_objects)
+
+
+def train(recipe: Recipe, model: Any, processor: Any, *, accept_changes: bool = False) -> Path:
     """Train the recipe's parts of `model` on its data; returns the folder of the trained model.
 
     `model` must hold fp32 weights: low precision is applied to the computation, not to the weights.
+    `accept_changes`: see `resuming.begin`.
     """
     if low := [name for name, p in model.named_parameters() if p.dtype != torch.float32]:
         raise ConfigError(f"training needs float32 weights; {len(low)} are not, the first is {low[0]}")
-    recipe.output.mkdir(parents=True, exist_ok=True)
-    (recipe.output / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    resume = begin(recipe, accept_changes=accept_changes)
     model.set_attn_implementation({"vision_config": recipe.attention, "text_config": recipe.attention})
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     freeze(model, recipe)
-    sources = [(read_rows(source.rows), source.pictures) for source in recipe.data]
+    sources = [(rows_of(source), source.pictures) for source in recipe.data]
     padding = processor.tokenizer.pad_token_id
     if padding is None:
         raise ConfigError(
@@ -175,7 +164,6 @@ def train(recipe: Recipe, model: Any, processor: Any) -> Path:
         torch._dynamo.config.capture_scalar_outputs = True
         # Fixed shapes are much faster than dynamic ones on a CPU; pad_to_multiple keeps them few.
         subject.compile(dynamic=False)
-    resume = newest_checkpoint(recipe.output)
     if resume and is_finished(resume, recipe):
         # Asked to resume at the last step, the Trainer would take one step more.
         trainer._load_from_checkpoint(str(resume))
