@@ -70,7 +70,8 @@ def losses(output: Path) -> list[float]:
 
 @pytest.mark.parametrize("objective", ["answers", "patches"])
 def test_resumed_equals_straight(start: Path, tmp_path: Path, objective: str) -> None:
-    trainable = ["model", "lm_head"] if objective == "answers" else ["model.vision_tower"]
+    looking = ["model.vision_tower", "model.corner_abstractor", "model.whole_abstractor"]
+    trainable = ["model", "lm_head"] if objective == "answers" else looking
     whole = recipe(start, tmp_path / "whole", objective=objective, trainable=trainable)
     run(whole)
     assert losses(whole.output)[-1] < losses(whole.output)[0]

@@ -1,12 +1,14 @@
-"""Warm-up of a vision tower that starts from nothing: every patch says what it lies on.
+"""Warm-up of a tower and projectors that start from nothing: every patch and slot says what it lies on.
 
 A tower trained from random weights through a language model's few answer tokens learns slowly. Where the
 pictures are drawn, each row can name its objects (`objects`: what, colour, box as fractions of the picture),
-so each patch has a label. The reading heads live for this stage only and never reach a checkpoint's model.
+so each patch has a label, and so has each slot that a projector makes of patches. The reading heads live for
+this stage only and never reach a checkpoint's model.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,39 +91,22 @@ class PatchCollator:
         return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
 
 
-class PatchReader(nn.Module):
-    """A model's vision tower with reading heads: what lies on each patch, its colour, where its box ends."""
+class ReadingHeads(nn.Module):
+    """What lies here, its colour, and where its box ends: one linear layer each over normalised features."""
 
-    def __init__(self, model: Any, whats: int, colours: int) -> None:
+    def __init__(self, width: int, whats: int, colours: int) -> None:
         super().__init__()
-        self.model = model
-        width = model.config.vision_config.hidden_size
         self.norm = nn.LayerNorm(width)
-        self.what, self.colour, self.box = (
-            nn.Linear(width, whats),
-            nn.Linear(width, colours),
-            nn.Linear(width, 4),
-        )
+        self.what, self.colour = nn.Linear(width, whats), nn.Linear(width, colours)
+        self.box = nn.Linear(width, 4)
 
-    @staticmethod
-    def grids(model: Any) -> tuple[int, int]:
-        """Sides of the stitched corner map and of the whole view's map, in patches."""
-        side = model.config.vision_config.image_size // model.config.vision_config.patch_size
-        return 2 * side, side
-
-    def forward(self, pixel_values: torch.Tensor, **labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Mean loss over both maps; `labels` holds `what_G`, `colour_G`, `box_G` per grid side G."""
-        maps = zip(self.grids(self.model), self.model.model.patch_maps(pixel_values), strict=True)
-        losses = [
-            self.map_loss(features, *(labels[f"{key}_{grid}"] for key in ("what", "colour", "box")))
-            for grid, features in maps
-        ]
-        return {"loss": torch.stack(losses).mean()}
-
-    def map_loss(
+    def forward(
         self, features: torch.Tensor, what: torch.Tensor, colour: torch.Tensor, box: torch.Tensor
     ) -> torch.Tensor:
-        """Cross-entropy of class and colour plus the L1 distance of box edges, where there is an object."""
+        """(B, places, width) -> cross-entropy of class and colour plus the L1 distance of box edges.
+
+        Colour and box count only where there is an object.
+        """
         features = self.norm(features)
         on_object = what != BACKGROUND
         loss = functional.cross_entropy(self.what(features).flatten(0, 1).float(), what.flatten())
@@ -133,3 +118,37 @@ class PatchReader(nn.Module):
         ) / (colour != NO_COLOUR).sum().clamp(min=1)
         distance = (self.box(features).float() - box).abs().sum(-1) * on_object
         return loss + 2.0 * distance.sum() / on_object.sum().clamp(min=1)
+
+
+class PatchReader(nn.Module):
+    """A vision tower with reading heads over its patches, and over the projectors' slots if those train."""
+
+    def __init__(self, model: Any, whats: int, colours: int) -> None:
+        super().__init__()
+        self.model = model
+        self.patches = ReadingHeads(model.config.vision_config.hidden_size, whats, colours)
+        projectors = (model.model.corner_abstractor, model.model.whole_abstractor)
+        trains = any(parameter.requires_grad for part in projectors for parameter in part.parameters())
+        width = model.config.text_config.hidden_size
+        self.slots = ReadingHeads(width, whats, colours) if trains else None
+
+    @staticmethod
+    def grids(model: Any) -> tuple[int, ...]:
+        """Sides of all maps that are read: the stitched corners', the whole view's, the slots'."""
+        side = model.config.vision_config.image_size // model.config.vision_config.patch_size
+        return tuple(dict.fromkeys((2 * side, side, model.model.whole_abstractor.query_side)))
+
+    def forward(self, pixel_values: torch.Tensor, **labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Mean loss over all maps; `labels` holds `what_G`, `colour_G`, `box_G` per grid side G."""
+        corners, whole = self.model.model.patch_maps(pixel_values)
+        maps = [(self.patches, corners), (self.patches, whole)]
+        if self.slots is not None:
+            maps += [
+                (self.slots, self.model.model.corner_abstractor(corners)),
+                (self.slots, self.model.model.whole_abstractor(whole)),
+            ]
+        losses = []
+        for heads, features in maps:
+            grid = math.isqrt(features.shape[1])
+            losses.append(heads(features, *(labels[f"{key}_{grid}"] for key in ("what", "colour", "box"))))
+        return {"loss": torch.stack(losses).mean()}
