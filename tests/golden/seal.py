@@ -30,6 +30,45 @@ class Provenance:
 
 
 ORIGINS = {
+    "cogvlm": Provenance(
+        repository="THUDM/CogVLM",
+        commit="8bd8be9",
+        packages={
+            "torch": "2.13.0",
+            "transformers": "4.38.2",
+            "SwissArmyTransformer": "0.4.11",
+            "pillow": "13.0.0",
+        },
+        made_by=(
+            "the original's SAT model and text processors, and the remote code of the hub's checkpoints (which "
+            "gives the same logits bit for bit), on the inputs stored beside the outputs: tiny random weights, "
+            "CPU, float32, eager. See README.md. manifests/: keys and shapes of the original's modules at full "
+            "size. quick_start.txt: the code printed in the document"
+        ),
+        sha256={},
+    ),
+    "eval-llava": Provenance(
+        repository="haotian-liu/LLaVA",
+        commit="c121f04",
+        packages={},
+        made_by=(
+            "the original's scorers, converters and answer scripts (the fork in OpenGVLab/InternVL has the "
+            "same), the official GQA and MME scorers and the public MM-Vet evaluator, on synthetic questions "
+            "and answers; generation/prompts.json: the answer lines and generate() arguments of its scripts"
+        ),
+        sha256={},
+    ),
+    "eval-360vl": Provenance(
+        repository="360CVGroup/360VL",
+        commit="ad6a11c",
+        packages={},
+        made_by=(
+            "the original's scorers and converters; MMMU and MME scorers of BAAI-DCAI/Bunny 08273ac, which "
+            "its scripts call; synthetic questions and answers. What its scripts ask is in "
+            "360vl/eval/prompts/expected_prompts.json"
+        ),
+        sha256={},
+    ),
     "360vl": Provenance(
         repository="360CVGroup/360VL",
         commit="ad6a11c",
@@ -46,6 +85,23 @@ ORIGINS = {
             "outputs: tiny random weights, CPU, one thread, float32, deterministic, eager attention."
             " See README.md. manifests/: keys and shapes of the original's modules on the meta device, built "
             "from the published configurations. quick_start.txt: the code printed in the model card"
+        ),
+        sha256={},
+    ),
+    "llava": Provenance(
+        repository="haotian-liu/LLaVA; OpenGVLab/InternVL (internvl_chat_llava)",
+        commit="c121f04; 568dcb7",
+        packages={
+            "torch": "2.13.0",
+            "transformers": "4.37.2; 4.36.2; 4.31.0",
+            "tokenizers": "0.15.2; 0.13.3",
+            "peft": "0.7.1",
+            "pillow": "13.0.0",
+        },
+        made_by=(
+            "the originals' own loading, preprocessing, forward and generate on the inputs stored beside the "
+            "outputs: tiny random weights, CPU, float32, eager attention. See README.md. manifests/: keys and "
+            "shapes of the originals' modules on the meta device"
         ),
         sha256={},
     ),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from beholder.checkpoints.loader import ModelFamily, account, plan
-from beholder.checkpoints.reader import Contents, read_contents
+from beholder.checkpoints.loader import ModelFamily, account, contents_of, plan
+from beholder.checkpoints.reader import Contents
 from beholder.core.errors import BeholderError
 
 
@@ -58,7 +58,7 @@ def examine(folder: Path, family: DescribedFamily) -> Report:
     """Look at a folder of a known family; what is wrong with its weights is told and not raised."""
     wanted = plan(folder, family)
     try:
-        contents = read_contents(folder)
+        contents = contents_of(folder, family)
         damage: list[str] = []
     except BeholderError as error:
         contents, damage = Contents(folder, (), {}), [str(error)]

@@ -2,7 +2,8 @@
 
 A row pairs a stored name with a parameter name. `{n}` stands for a number and `{rest}` (or any other word)
 for whatever follows; both sides of a row hold the same placeholders. `None` on our side drops the stored
-tensor on purpose. The first row that matches wins.
+tensor on purpose. The first row that matches wins. Where one stored tensor is several parameters, our side of
+its row is a name for all of them, and a `Split` says which they are.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+from beholder.checkpoints.splits import Split
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 NUMBER = "n"
@@ -50,26 +53,35 @@ def pattern_of(template: str) -> str:
 
 @dataclass(frozen=True)
 class KeyTable:
-    """All rows of a layout."""
+    """All rows of a layout, and which of our names stand for several parameters."""
 
     rows: tuple[Row, ...]
+    splits: tuple[Split, ...] = ()
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[str, str | None]]) -> KeyTable:
+    def of(cls, rows: Iterable[tuple[str, str | None]], splits: Iterable[Split] = ()) -> KeyTable:
         """From pairs (stored name, our name)."""
-        return cls(tuple(Row(theirs, ours) for theirs, ours in rows))
+        return cls(tuple(Row(theirs, ours) for theirs, ours in rows), tuple(splits))
+
+    def parts(self, ours: str) -> tuple[str, ...]:
+        """The parameters that a name of ours stands for: itself, or those of its split."""
+        return next((parts for split in self.splits if (parts := split.parts_of(ours))), (ours,))
 
     def ours(self, theirs: str) -> str | None:
-        """The parameter that a stored tensor fills, None if it is dropped; KeyError if no row knows it."""
+        """The parameter that a stored tensor fills, None if it is dropped; KeyError if no row knows it.
+
+        Of a tensor that is split this is the name for all of its parameters; see `parts`.
+        """
         for row in self.rows:
             if found := row.reads_theirs.match(theirs):
                 return None if row.ours is None else row.ours.format_map(found.groupdict())
         raise KeyError(theirs)
 
     def theirs(self, ours: str) -> str:
-        """The stored name of a parameter; KeyError if no row knows it."""
+        """The stored name of a parameter, or of what it is a part of; KeyError if no row knows it."""
+        whole = next((whole for split in self.splits if (whole := split.whole_of(ours))), ours)
         for row in self.rows:
-            if row.reads_ours is not None and (found := row.reads_ours.match(ours)):
+            if row.reads_ours is not None and (found := row.reads_ours.match(whole)):
                 return row.theirs.format_map(found.groupdict())
         raise KeyError(ours)
 

@@ -9,11 +9,13 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from beholder.checkpoints.reader import DTYPE_CODES, Contents, read_config, read_contents
+from beholder.checkpoints.lora import confirm
+from beholder.checkpoints.reader import DTYPE_CODES, Contents, read_config, read_contents, tensor_names
+from beholder.checkpoints.splits import targets, whole_shape
 from beholder.core.device import resolve_device, resolve_dtype
 from beholder.core.errors import CheckpointError
 
@@ -39,6 +41,10 @@ class Names(Protocol):
         """The stored name of a parameter."""
         ...
 
+    def parts(self, ours: str) -> tuple[str, ...]:
+        """The parameters that a name of ours stands for: one, except where a stored tensor is split."""
+        ...
+
 
 class ModelFamily(Protocol):
     """What opening a checkpoint needs to know of its family; `families.family.Family` says more of each."""
@@ -48,9 +54,8 @@ class ModelFamily(Protocol):
         """Its name for people."""
         ...
 
-    @property
-    def published_model_types(self) -> tuple[str, ...]:
-        """`model_type` in the config.json files of its authors."""
+    def is_published(self, config: dict[str, Any]) -> bool:
+        """Whether a config.json is as its authors write it."""
         ...
 
     @property
@@ -80,6 +85,10 @@ class SameNames:
         """The same."""
         return ours
 
+    def parts(self, ours: str) -> tuple[str, ...]:
+        """The name alone: nothing is split."""
+        return (ours,)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -91,6 +100,13 @@ class Plan:
     wanted: dict[str, Shape]
     tied: frozenset[str]
     from_base: tuple[str, ...]  # prefixes of parts that the model takes from elsewhere if they are left out
+    padded: Mapping[str, int] = field(default_factory=dict[str, int])  # parameter -> how many rows are stored
+
+    def stored_shapes(self, parameter: str) -> tuple[Shape, ...]:
+        """The shapes a parameter may be stored in: its own, and that without the rows that fill it up."""
+        own = self.wanted[parameter]
+        rows = self.padded.get(parameter)
+        return (own,) if rows is None else (own, (rows, *own[1:]))
 
 
 @dataclass(frozen=True)
@@ -121,23 +137,68 @@ class Account:
         return [f"{len(names)} {kind}: {'; '.join(names[:SHOWN])}" for kind, names in kinds if names]
 
 
-def plan(folder: Path, family: ModelFamily) -> Plan:
-    """What the folder's configuration asks for; the model is built without memory to know its parameters."""
+def plan(
+    folder: Path, family: ModelFamily, *, config: PreTrainedConfig | None = None, model_class: Any = None
+) -> Plan:
+    """What the folder's configuration asks for; the model is built without memory to know its parameters.
+
+    `config` replaces the folder's, and `model_class` the family's: it may be the model without its head.
+    """
     import torch
 
     stored = read_config(folder)
-    model_class = family.model_class()
-    if stored.get("model_type") in family.published_model_types:
-        layout, config = "published", family.config_from_published(stored, folder)
-        names: Names = family.key_table(config)
+    whole_class = family.model_class()
+    model_class = model_class or whole_class
+    if family.is_published(stored):
+        config = config or family.config_from_published(stored, folder)
+        layout, names = "published", cast("Names", family.key_table(config))
     else:
-        layout, names = "ours", SameNames()
-        config = model_class.config_class.from_dict(stored)
+        config = config or whole_class.config_class.from_dict(stored)
+        layout, names = _own_names(family, config, folder)
     with torch.device("meta"):
         model = model_class(config)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = frozenset[str](model.all_tied_weights_keys)
-    return Plan(layout, config, names, wanted, tied, getattr(model_class, "parts_from_base", ()))
+    padded: dict[str, int] = (getattr(family, "padded", None) or _nothing)(config)
+    if model_class is not whole_class:
+        prefix = f"{model_class.base_model_prefix}."
+        names = WithoutHead(names, prefix)
+        padded = {name.removeprefix(prefix): rows for name, rows in padded.items() if name.startswith(prefix)}
+    parts = getattr(model_class, "parts_from_base", ())
+    return Plan(layout, config, names, wanted, tied, parts, padded)
+
+
+def _nothing(_: Any) -> dict[str, int]:
+    return {}
+
+
+def _own_names(family: ModelFamily, config: Any, folder: Path) -> tuple[str, Names]:
+    """The layout of a folder that is not as its authors published it, by its tensors."""
+    if (own_names := getattr(family, "own_names", None)) is None:
+        return "ours", SameNames()
+    return own_names(config, tensor_names(folder))
+
+
+class WithoutHead:
+    """The names of a model that is a whole one's body: what does not belong to the body is dropped."""
+
+    def __init__(self, names: Names, prefix: str) -> None:
+        self._names = names
+        self._prefix = prefix
+
+    def ours(self, theirs: str) -> str | None:
+        """The name within the body; None of a tensor that the body does not have."""
+        ours = self._names.ours(theirs)
+        return ours.removeprefix(self._prefix) if ours and ours.startswith(self._prefix) else None
+
+    def theirs(self, ours: str) -> str:
+        """The stored name of a parameter of the body."""
+        return self._names.theirs(self._prefix + ours)
+
+    def parts(self, ours: str) -> tuple[str, ...]:
+        """The parameters that a name stands for."""
+        parts = self._names.parts(self._prefix + ours)
+        return tuple(part.removeprefix(self._prefix) for part in parts)
 
 
 def account(contents: Contents, plan: Plan) -> Account:
@@ -148,33 +209,42 @@ def account(contents: Contents, plan: Plan) -> Account:
     twice: list[str] = []
     for stored in contents.tensors:
         try:
-            ours = plan.names.ours(stored)
+            held = targets(plan.names, stored)
         except KeyError:  # no row of the table knows it
             unknown.append(stored)
             continue
-        if ours is None:
+        if not held:
             dropped.append(stored)
-        elif ours not in plan.wanted:
+        elif not plan.wanted.keys() >= set(held):
             unknown.append(stored)
-        elif ours in filled:
+        elif filled.keys() & set(held):
             twice.append(stored)
         else:
-            filled[ours] = stored
+            filled |= dict.fromkeys(held, stored)
     lacking = {name for name in plan.wanted if name not in filled and name not in plan.tied}
     elsewhere = _left_out(lacking, plan)
+    shapes = {stored: _shapes(stored, plan) for stored in dict.fromkeys(filled.values())}
     mismatched = [
-        (stored, contents.tensors[stored].shape, plan.wanted[ours])
-        for ours, stored in filled.items()
-        if contents.tensors[stored].shape != plan.wanted[ours]
+        (stored, contents.tensors[stored].shape, possible[-1])
+        for stored, possible in shapes.items()
+        if contents.tensors[stored].shape not in possible
     ]
     return Account(
-        missing=tuple(sorted(map(plan.names.theirs, lacking - elsewhere))),
+        missing=tuple(sorted(set(map(plan.names.theirs, lacking - elsewhere)))),
         unknown=tuple(sorted(unknown)),
         mismatched=tuple(mismatched),
         twice=tuple(twice),
         dropped=tuple(sorted(dropped)),
-        elsewhere=tuple(sorted(map(plan.names.theirs, elsewhere))),
+        elsewhere=tuple(sorted(set(map(plan.names.theirs, elsewhere)))),
     )
+
+
+def _shapes(stored: str, plan: Plan) -> tuple[Shape, ...]:
+    """The shapes that a stored tensor may have; the last one is the published one."""
+    held = targets(plan.names, stored)
+    if len(held) == 1:
+        return plan.stored_shapes(held[0])
+    return (whole_shape([plan.wanted[ours] for ours in held]),)
 
 
 def _left_out(lacking: set[str], plan: Plan) -> set[str]:
@@ -183,19 +253,40 @@ def _left_out(lacking: set[str], plan: Plan) -> set[str]:
     return {name for part in parts if part <= lacking for name in part}
 
 
-def check(folder: Path, family: ModelFamily) -> tuple[Plan, Contents]:
-    """Raise a `CheckpointError` unless the folder's tensors fill the family's model exactly."""
-    wanted = plan(folder, family)
-    contents = read_contents(folder)
+def check(
+    folder: Path,
+    family: ModelFamily,
+    *,
+    base: str | Path | None = None,
+    config: PreTrainedConfig | None = None,
+    model_class: Any = None,
+) -> tuple[Plan, Contents]:
+    """Raise a `CheckpointError` unless the folder's tensors fill the family's model exactly.
+
+    Where the family says so, what the folder leaves out is read from its `base` and its tower.
+    """
+    wanted = plan(folder, family, config=config, model_class=model_class)
+    contents = contents_of(folder, family, base)
+    if (complete := getattr(family, "complete", None)) is not None:
+        contents = complete(contents, wanted.config, folder, wanted.layout)
     found = account(contents, wanted)
     if not found.holds:
         raise CheckpointError(
             f"{folder} does not fit {family.title}: of {len(wanted.wanted)} tensors "
             + ", ".join(found.problems())
         )
+    if contents.adapter is not None:
+        confirm(contents.adapter, {name: tensor.shape for name, tensor in contents.tensors.items()})
     if found.dropped:
         log.info("%d stored tensors are not used: %s", len(found.dropped), ", ".join(found.dropped[:SHOWN]))
     return wanted, contents
+
+
+def contents_of(folder: Path, family: ModelFamily, base: str | Path | None = None) -> Contents:
+    """What a folder holds, together with the model that it changes where it is an adapter or a projector."""
+    if (read := getattr(family, "read", None)) is not None:
+        return read(folder, base)
+    return read_contents(folder)
 
 
 def stored_dtype(contents: Contents) -> torch.dtype:
@@ -215,17 +306,22 @@ def open_model(
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    base: str | Path | None = None,
 ) -> PreTrainedModel:
-    """The folder's model, ready to run; weights stream into a model that was built without memory."""
-    wanted, contents = check(folder, family)
+    """The folder's model, ready to run; weights stream into a model that was built without memory.
+
+    `base` is the folder or hub id of the model that an adapter or a projector belongs to.
+    """
+    wanted, contents = check(folder, family, base=base)
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place, stored_dtype(contents))
     log.info("layout: %s, %s", wanted.layout, family.title)
     # Straight to the device where accelerate is there to do it; over the CPU's memory where it is not.
     direct: dict[str, Any] = {"device_map": {"": place}} if place.type != "cpu" and _has_accelerate() else {}
+    origin: dict[str, Any] = {} if base is None else {"base": base}
     with _quiet_if_small(contents):
         model, info = family.model_class().from_pretrained(
-            folder, dtype=kind, output_loading_info=True, **direct
+            folder, dtype=kind, output_loading_info=True, **direct, **origin
         )
     _confirm(folder, info)
     return model if direct else model.to(place)

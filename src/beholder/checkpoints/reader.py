@@ -10,9 +10,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from beholder.core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from beholder.checkpoints.lora import Adapter
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -34,6 +37,7 @@ class TensorHeader:
     file: str
     begin: int
     end: int
+    name: str = ""  # what it is called in its file, where that differs from what it is called here
 
     @property
     def size(self) -> int:
@@ -66,6 +70,7 @@ class Contents:
     folder: Path
     files: tuple[str, ...]
     tensors: dict[str, TensorHeader]
+    adapter: Adapter | None = None  # what is to be added to some of the tensors
 
     @property
     def is_safetensors(self) -> bool:
@@ -103,6 +108,16 @@ def read_contents(folder: Path) -> Contents:
     if (folder / PICKLED).is_file():
         return Contents(folder, (PICKLED,), _read_pickled(folder / PICKLED))
     raise CheckpointError(f"{folder} has a config.json but no weights (*.safetensors or pytorch_model*.bin)")
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether there are weights of a whole model."""
+    return any((folder / name).is_file() for name in (SINGLE, INDEX, PICKLED, PICKLED_INDEX))
+
+
+def read_file(path: Path) -> dict[str, TensorHeader]:
+    """The tensors of one weight file of any name."""
+    return read_shard(path).tensors if path.suffix == ".safetensors" else _read_pickled(path)
 
 
 def tensor_names(folder: Path) -> tuple[str, ...]:

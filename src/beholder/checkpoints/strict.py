@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from beholder.checkpoints.keys import KeyTable
+from beholder.checkpoints.splits import register
 from beholder.core.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class StrictLoading:
     # Beginnings of our parameter names: a part that a checkpoint leaves out wholly is filled by
     # `fill_missing`.
     parts_from_base: ClassVar[tuple[str, ...]] = ()
+    # Also of a model that was made and not opened: transformers would save it under published names.
+    _weight_conversions: ClassVar[list[Any]] = []
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self | Any:
@@ -35,6 +38,8 @@ class StrictLoading:
         wants_info = kwargs.pop("output_loading_info", False)
         accepts_other_shapes = kwargs.get("ignore_mismatched_sizes", False)
         kwargs["ignore_mismatched_sizes"] = True  # or transformers raises before the names can be told
+        if cls.published_keys.splits:
+            register(cls, cls.published_keys.splits)
         kwargs["key_mapping"] = cls.published_keys.renamings() | (kwargs.get("key_mapping") or {})
         with without_report():
             transformers_class = cast("Any", super())

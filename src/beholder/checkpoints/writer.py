@@ -12,9 +12,10 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
-from beholder.checkpoints.loader import ModelFamily, Plan, check
+from beholder.checkpoints.assembled import Files, Stored
+from beholder.checkpoints.loader import ModelFamily, Plan, SameNames, check
 from beholder.checkpoints.reader import (
     INDEX,
     LENGTH_BYTES,
@@ -23,19 +24,30 @@ from beholder.checkpoints.reader import (
     Contents,
     ShardHeader,
     TensorHeader,
+    has_weights,
     parse_header,
     read_shard,
+)
+from beholder.checkpoints.splits import (
+    Pieces,
+    Stretch,
+    TableWithSplits,
+    apart,
+    header_of,
+    targets,
+    with_rows,
 )
 from beholder.core.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-Layout = Literal["published", "ours"]
-LAYOUTS: tuple[Layout, ...] = ("published", "ours")
+LAYOUTS = ("published", "ours")
 
 KEPT_CONFIG = "published_config.json"
 KEPT_LAYOUT = "published_layout.json"
+KEPT_FILES = "published_files"
+ADDED = "added.json"
 NOT_COPIED = {"config.json", INDEX, PICKLED_INDEX, KEPT_CONFIG, KEPT_LAYOUT}
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth"}
 CHUNK_BYTES = 2**24
@@ -57,27 +69,39 @@ class Conversion:
     """What was written."""
 
     target: Path
-    layout: Layout
+    layout: str
     tensors: int
     files: tuple[str, ...]
     dropped: tuple[str, ...]
     is_identical: bool  # published files made from kept headers: byte for byte those of the original
 
 
-def convert(source: Path, target: Path, family: PublishedFamily, to: str) -> Conversion:
-    """Write `source` to the new folder `target` in the layout `to`; nothing is left behind if it fails."""
-    if to not in LAYOUTS:
-        raise ConfigError(f"layout {to!r} is unknown; known: {', '.join(LAYOUTS)}")
+def convert(
+    source: Path, target: Path, family: PublishedFamily, to: str, *, base: str | Path | None = None
+) -> Conversion:
+    """Write `source` to the new folder `target` in the layout `to`; nothing is left behind if it fails.
+
+    An adapter is merged with its `base`, and a tower that lies elsewhere comes along, unless the published
+    layout is written: there it stays where it is.
+    """
+    others: Mapping[str, Callable[[Any], TableWithSplits]] = getattr(family, "other_layouts", {})
+    if to not in (*LAYOUTS, *others):
+        raise ConfigError(f"layout {to!r} is unknown; known: {', '.join((*LAYOUTS, *others))}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} exists and is not an empty folder; give a new one")
-    plan, contents = check(source, family)
-    if plan.layout == to:
+    plan, contents = check(source, family, base=base)
+    if plan.layout == to and contents.adapter is None and has_weights(source):
         raise ConfigError(f"{source} is in the {to} layout already")
     partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
-        done = (_to_ours if to == "ours" else _to_published)(contents, plan, family, partial)
+        if to == "published":
+            done = _to_published(contents, plan, family, partial)
+        else:
+            names = others[to](plan.config) if to in others else SameNames()
+            done = _to_ours(contents, plan, family, partial, names, to)
         _copy_other_files(source, partial)
+        _other_files(source, partial, plan, family, to, base)
         check(partial, family)
         os.replace(partial, target)
     except BaseException:
@@ -86,35 +110,80 @@ def convert(source: Path, target: Path, family: PublishedFamily, to: str) -> Con
     return Conversion(target=target, **done)
 
 
-def _to_ours(contents: Contents, plan: Plan, family: PublishedFamily, folder: Path) -> dict[str, Any]:
-    names = {theirs: plan.names.ours(theirs) for theirs in contents.tensors}
-    kept = {theirs: ours for theirs, ours in names.items() if ours is not None}
-    files = _write_like_source(contents, kept, folder)
+def _to_ours(
+    contents: Contents, plan: Plan, family: PublishedFamily, folder: Path, names: TableWithSplits, to: str
+) -> dict[str, Any]:
+    held = {theirs: targets(plan.names, theirs) for theirs in contents.tensors}
+    parameters = with_rows(
+        apart(held), contents.tensors, {name: plan.wanted[name][0] for name in plan.padded}
+    )
+    pieces = renamed(parameters, names)
+    files = _write_like_source(contents, pieces, folder)
     plan.config.architectures = [family.model_class().__name__]
     plan.config.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
-    shutil.copyfile(contents.folder / "config.json", folder / KEPT_CONFIG)
-    if contents.is_safetensors:
-        (folder / KEPT_LAYOUT).write_text(json.dumps(_describe_files(contents)), encoding="utf-8")
-    dropped = tuple(sorted(names.keys() - kept.keys()))
-    return {"layout": "ours", "tensors": len(kept), "files": files, "dropped": dropped, "is_identical": False}
+    if plan.layout == "published" and contents.adapter is None and has_weights(contents.folder):
+        shutil.copyfile(contents.folder / "config.json", folder / KEPT_CONFIG)
+        own = sorted(name for name, tensor in contents.tensors.items() if not Path(tensor.file).is_absolute())
+        kept = (_describe_files(contents) if contents.is_safetensors else {}) | {
+            "config": _as_written(plan.config),
+            "names": own,
+        }
+        (folder / KEPT_LAYOUT).write_text(json.dumps(kept), encoding="utf-8")
+    else:
+        for name in (KEPT_CONFIG, KEPT_LAYOUT):
+            if (contents.folder / name).is_file():
+                shutil.copyfile(contents.folder / name, folder / name)
+    dropped = tuple(sorted(theirs for theirs, parts in held.items() if not parts))
+    return {"layout": to, "tensors": len(pieces), "files": files, "dropped": dropped, "is_identical": False}
+
+
+def renamed(parameters: Pieces, names: TableWithSplits) -> dict[str, tuple[Stretch, ...]]:
+    """What parameters are made of, as what the tensors of a layout are made of."""
+    wholes = dict.fromkeys(names.theirs(parameter) for parameter in parameters)
+    return {
+        whole: tuple(stretch for parameter in targets(names, whole) for stretch in parameters[parameter])
+        for whole in wholes
+    }
 
 
 def _to_published(contents: Contents, plan: Plan, family: PublishedFamily, folder: Path) -> dict[str, Any]:
     published = _published_config(contents.folder, plan.config, family)
     (folder / "config.json").write_bytes(published)
-    table = family.key_table(plan.config)
-    names = {ours: table.theirs(ours) for ours in contents.tensors}
-    kept = _kept_layout(contents, names)
+    held = {theirs: targets(plan.names, theirs) for theirs in contents.tensors}
+    parameters = with_rows(apart(held), contents.tensors, plan.padded)
+    pieces = _without_elsewhere(renamed(parameters, family.key_table(plan.config)), contents, plan)
+    kept = _kept_layout(contents, pieces)
     if kept is None:
-        files = _write_like_source(contents, names, folder)
+        files = _write_like_source(contents, pieces, folder)
     else:
-        files = _write_kept(contents, {theirs: ours for ours, theirs in names.items()}, kept, folder)
+        files = _write_kept(contents, pieces, kept, folder)
     return {
         "layout": "published",
-        "tensors": len(names),
+        "tensors": len(pieces),
         "files": files,
-        "dropped": (),
+        "dropped": tuple(sorted(theirs for theirs, parts in held.items() if not parts)),
         "is_identical": kept is not None,
+    }
+
+
+def _without_elsewhere(
+    pieces: dict[str, tuple[Stretch, ...]], contents: Contents, plan: Plan
+) -> dict[str, tuple[Stretch, ...]]:
+    """Without what the published checkpoint did not hold itself: a tower that came from its own folder."""
+    path = contents.folder / KEPT_LAYOUT
+    names = json.loads(path.read_text(encoding="utf-8")).get("names") if path.is_file() else None
+    if names is not None:
+        return {name: made_of for name, made_of in pieces.items() if name in names}
+    if plan.layout != "published":
+        return pieces
+    return {
+        name: made_of
+        for name, made_of in pieces.items()
+        if not any(
+            ours.startswith(plan.from_base) and Path(contents.tensors[stretch.stored].file).is_absolute()
+            for stretch in made_of
+            for ours in targets(plan.names, stretch.stored)
+        )
     }
 
 
@@ -123,10 +192,18 @@ def _published_config(source: Path, config: PreTrainedConfig, family: PublishedF
     kept = source / KEPT_CONFIG
     if kept.is_file():
         original = kept.read_bytes()
-        described = family.config_from_published(json.loads(original), source)
-        if _lasting(described.to_dict()) == _lasting(config.to_dict()):
+        layout = source / KEPT_LAYOUT
+        described = json.loads(layout.read_text(encoding="utf-8")).get("config") if layout.is_file() else None
+        if described is None:
+            described = family.config_from_published(json.loads(original), source).to_dict()
+        if _lasting(described) == _lasting(_as_written(config)):
             return original
     return (json.dumps(family.config_to_published(config), indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _as_written(config: PreTrainedConfig) -> dict[str, Any]:
+    """A configuration as a file holds it."""
+    return json.loads(config.to_json_string(use_diff=False))  # pyright: ignore[reportUnknownMemberType]
 
 
 def _lasting(config: Any) -> Any:
@@ -150,44 +227,44 @@ def _describe_files(contents: Contents) -> dict[str, Any]:
     }
 
 
-def _kept_layout(contents: Contents, names: Mapping[str, str]) -> dict[str, Any] | None:
+def _kept_layout(contents: Contents, pieces: Pieces) -> dict[str, Any] | None:
     """The kept description if it still fits: same tensors, same shapes, same number formats."""
     path = contents.folder / KEPT_LAYOUT
     if not path.is_file():
         return None
     kept = json.loads(path.read_text(encoding="utf-8"))
+    if "files" not in kept:
+        return None
     described: dict[str, TensorHeader] = {}
     for file in kept["files"]:
         described |= parse_header(Path(file["name"]), file["header"].encode()).tensors
-    have = {names[ours]: (tensor.shape, tensor.dtype) for ours, tensor in contents.tensors.items()}
+    headers = {name: header_of(made_of, contents.tensors, name) for name, made_of in pieces.items()}
+    have = {name: (tensor.shape, tensor.dtype) for name, tensor in headers.items()}
     return kept if have == {key: (tensor.shape, tensor.dtype) for key, tensor in described.items()} else None
 
 
-def _write_kept(
-    contents: Contents, ours: Mapping[str, str], kept: Mapping[str, Any], folder: Path
-) -> tuple[str, ...]:
+def _write_kept(contents: Contents, pieces: Pieces, kept: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     """Published files from their own headers."""
     shards = [parse_header(Path(file["name"]), file["header"].encode()) for file in kept["files"]]
     for shard in shards:
-        _write_shard(contents, shard, ours, folder)
+        _write_shard(contents, shard, pieces, folder)
     if kept["index"] is not None:
         (folder / INDEX).write_text(kept["index"], encoding="utf-8")
     return tuple(shard.name for shard in shards)
 
 
-def _write_like_source(contents: Contents, names: Mapping[str, str], folder: Path) -> tuple[str, ...]:
-    """The same tensors in the same files in the same order, under new names."""
+def _write_like_source(contents: Contents, pieces: Pieces, folder: Path) -> tuple[str, ...]:
+    """The same numbers in the same files in the same order, as tensors of new names."""
     by_file: dict[str, dict[str, TensorHeader]] = {}
-    for stored, new in names.items():
-        tensor = contents.tensors[stored]
-        by_file.setdefault(tensor.file, {})[new] = tensor
+    for name, made_of in pieces.items():
+        tensor = header_of(made_of, contents.tensors, name)
+        by_file.setdefault(tensor.file, {})[name] = tensor
     files = {old: _file_name(number, len(by_file)) for number, old in enumerate(sorted(by_file), start=1)}
-    stored_names = {new: stored for stored, new in names.items()}
     placed: dict[str, str] = {}
     total = 0
     for old, tensors in by_file.items():
         shard = _plan_shard(files[old], tensors)
-        _write_shard(contents, shard, stored_names, folder)
+        _write_shard(contents, shard, pieces, folder)
         placed |= dict.fromkeys(shard.tensors, shard.name)
         total += sum(tensor.end - tensor.begin for tensor in shard.tensors.values())
     if len(files) > 1:
@@ -213,28 +290,51 @@ def _plan_shard(name: str, tensors: Mapping[str, TensorHeader]) -> ShardHeader:
     return parse_header(Path(name), text + b" " * (-len(text) % LENGTH_BYTES))
 
 
-def _write_shard(contents: Contents, shard: ShardHeader, stored: Mapping[str, str], folder: Path) -> None:
-    """One safetensors file; `stored` names each tensor's source."""
+def _write_shard(contents: Contents, shard: ShardHeader, pieces: Pieces, folder: Path) -> None:
+    """One safetensors file; `pieces` says what each tensor is made of."""
     text = shard.text.encode()
     with (folder / shard.name).open("wb") as out:
         out.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
         for key, tensor in sorted(shard.tensors.items(), key=lambda item: item[1].begin):
-            for chunk in _read_bytes(contents, stored[key]):
-                out.write(chunk)
+            for stretch in pieces[key]:
+                for chunk in _read_bytes(contents, stretch):
+                    out.write(chunk)
+                if stretch.fill:
+                    out.write(_mean_rows(contents, stretch))
             if out.tell() != tensor.end:
                 raise CheckpointError(f"{key} has another length than {shard.name} plans for it")
 
 
-def _read_bytes(contents: Contents, name: str) -> Iterator[bytes]:
-    """The bytes of one tensor, a piece at a time."""
-    tensor = contents.tensors[name]
+def _read_bytes(contents: Contents, stretch: Stretch) -> Iterator[bytes]:
+    """The bytes of one stored tensor, or of some of its rows, a piece at a time."""
+    tensor = contents.tensors[stretch.stored]
     path = contents.folder / tensor.file
+    begin, end = stretch.bytes_of(tensor)
+    if contents.adapter is not None and stretch.stored in contents.adapter.pairs:
+        yield _bytes_of(
+            Stored(Files(contents), tensor, stretch.stored, change=contents.adapter.pairs[stretch.stored])[
+                ...
+            ]
+        )[begin:end]
+        return
     if not path.suffix == ".safetensors":
-        yield _pickled_bytes(path, name)
+        yield _pickled_bytes(path, tensor.name or stretch.stored)[begin:end]
         return
     with path.open("rb") as file:
-        file.seek(tensor.begin)
-        yield from _pieces(file, tensor.end - tensor.begin)
+        file.seek(tensor.begin + begin)
+        yield from _pieces(file, end - begin)
+
+
+def _mean_rows(contents: Contents, stretch: Stretch) -> bytes:
+    """The rows that a vocabulary is filled up with."""
+    tensor = Stored(Files(contents), contents.tensors[stretch.stored], stretch.stored, fill=stretch.fill)[...]
+    return _bytes_of(tensor[-stretch.fill :])
+
+
+def _bytes_of(tensor: Any) -> bytes:
+    import torch
+
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _pieces(file: BinaryIO, length: int) -> Iterator[bytes]:
@@ -250,8 +350,7 @@ def _pickled_bytes(path: Path, name: str) -> bytes:
     """A tensor of a `.bin` file; the file is mapped, so only this tensor's pages are read."""
     import torch
 
-    tensor = torch.load(path, map_location="cpu", weights_only=True, mmap=True)[name]
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return _bytes_of(torch.load(path, map_location="cpu", weights_only=True, mmap=True)[name])
 
 
 def _copy_other_files(source: Path, target: Path) -> None:
@@ -263,3 +362,33 @@ def _copy_other_files(source: Path, target: Path) -> None:
             continue
         (target / inside).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target / inside)
+
+
+def _other_files(
+    source: Path, target: Path, plan: Plan, family: PublishedFamily, to: str, base: str | Path | None
+) -> None:
+    """Files that a layout has besides: written by the family, and taken back when the published one is
+    written.
+
+    A published file that is written anew is kept in a folder of its own.
+    """
+    kept = target / KEPT_FILES
+    if to == "published":
+        note = kept / ADDED
+        for name in json.loads(note.read_text(encoding="utf-8")) if note.is_file() else []:
+            (target / name).unlink(missing_ok=True)
+        for path in sorted(kept.glob("*")):
+            if path.name != ADDED:
+                os.replace(path, target / path.name)
+        shutil.rmtree(kept, ignore_errors=True)
+        return
+    if (write := getattr(family, "other_files", None)) is None or kept.is_dir():
+        return
+    kept.mkdir()
+    for path in sorted(target.glob("*")):
+        if path.is_file() and path.suffix != ".safetensors" and path.name not in NOT_COPIED:
+            shutil.copyfile(path, kept / path.name)
+    before = {path.name for path in target.glob("*")}
+    write(target, source, plan.config, to, base)
+    added = sorted({path.name for path in target.glob("*")} - before)
+    (kept / ADDED).write_text(json.dumps(added), encoding="utf-8")

@@ -16,17 +16,34 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A folder or hub id.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="A new folder.")],
     to: Annotated[
-        str, typer.Option("--to", help="published, or ours (parameters named as transformers names them).")
+        str,
+        typer.Option(
+            "--to", help="published, ours (parameters named as transformers names them), llava-hf, or sat "
+            "(CogVLM)."
+        ),
     ],
+    ranks: Annotated[int, typer.Option("--ranks", help="To sat: for how many processes.")] = 1,
+    template: Annotated[
+        str, typer.Option("--template", help="From sat: what it was trained for, chat, vqa or base.")
+    ] = "chat",
+    base: Annotated[
+        str | None,
+        typer.Option(help="The model that an adapter or a projector belongs to.", show_default=False),
+    ] = None,
+    model_base: Annotated[str | None, typer.Option(hidden=True)] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Rewrite a checkpoint in another layout, bit for bit. A whole model never has to fit into memory."""
     from beholder.api import checkpoint_folder
+    from beholder.checkpoints.sat import is_sat
     from beholder.checkpoints.writer import convert as rewrite
     from beholder.families import identify_folder
 
     folder = checkpoint_folder(source)
-    done = rewrite(folder, target, identify_folder(folder), to)
+    if to == "sat" or is_sat(folder):
+        _convert_sat(folder, target, to, ranks, template, as_json)
+        return
+    done = rewrite(folder, target, identify_folder(folder), to, base=base or model_base)
     if as_json:
         print(json.dumps({**asdict(done), "target": str(done.target)}, ensure_ascii=False))
         return
@@ -35,3 +52,22 @@ def convert(
         print("the files are those that were published, byte for byte")
     for name in done.dropped:
         print(f"not carried over: {name}")
+
+
+def _convert_sat(folder: Path, target: Path, to: str, ranks: int, template: str, as_json: bool) -> None:
+    """From a SAT folder to the published layout, or to one for `ranks` processes."""
+    from beholder.checkpoints.sat import is_sat
+    from beholder.core.errors import ConfigError
+    from beholder.families import identify_folder, identify_sat
+
+    if is_sat(folder):
+        found = identify_sat(folder)
+        if to != "published" or found.from_sat is None:
+            raise ConfigError(f"{folder} is a SAT checkpoint; convert it --to published first, then to {to}")
+        found.from_sat(folder, target, template=template)
+    else:
+        found = identify_folder(folder)
+        if found.to_sat is None:
+            raise ConfigError(f"{found.title} has no SAT layout")
+        found.to_sat(folder, target, ranks=ranks)
+    print(json.dumps({"target": str(target), "layout": to}) if as_json else f"{target}: {to} layout")

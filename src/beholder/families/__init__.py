@@ -12,6 +12,9 @@ from beholder.families.family import Family
 
 FAMILIES = {
     "qh360vl": "beholder.families.qh360vl",
+    "cogvlm": "beholder.families.cogvlm",
+    "llava": "beholder.families.llava",
+    "internvl_chat": "beholder.families.internvl_chat",
 }
 
 
@@ -22,24 +25,24 @@ def family(name: str) -> Family:
     return import_module(FAMILIES[name]).FAMILY
 
 
-def identify(config: dict[str, Any], tensor_names: Iterable[str]) -> Family:
-    """The family of a checkpoint, from its `config.json` and tensor names and never from its path."""
+def identify(config: dict[str, Any], tensor_names: Iterable[str], folder: Path | None = None) -> Family:
+    """The family of a checkpoint, from its `config.json` and tensor names and never from its path.
+
+    `folder` is only where relative paths in `config.json` start.
+    """
+    names = list(tensor_names)
     known = [family(name) for name in FAMILIES]
     for candidate in known:
-        if candidate.claims(config):
+        if candidate.claims(config, names, folder):
             return candidate
     given = f"model_type {config['model_type']!r}" if "model_type" in config else "no model_type"
-    names = list(tensor_names)
     for candidate in known:
         if candidate.has_tensors(names):
             raise ConfigError(
                 f"the tensors are {candidate.title}'s but config.json has {given}; "
-                f"it should be {' or '.join((*candidate.published_model_types, *candidate.model_types))}"
+                f"it should be {' or '.join(candidate.config_marks)}"
             )
-    looked_for = "; ".join(
-        f"{candidate.title}: {', '.join((*candidate.published_model_types, *candidate.model_types))}"
-        for candidate in known
-    )
+    looked_for = "; ".join(f"{candidate.title}: {', '.join(candidate.config_marks)}" for candidate in known)
     raise ConfigError(f"config.json has {given}, which is no family that is known here ({looked_for})")
 
 
@@ -47,4 +50,17 @@ def identify_folder(folder: Path) -> Family:
     """The family of the checkpoint in a folder."""
     from beholder.checkpoints.reader import read_config, tensor_names
 
-    return identify(read_config(folder), tensor_names(folder))
+    return identify(read_config(folder), tensor_names(folder), folder)
+
+
+def identify_sat(folder: Path) -> Family:
+    """The family of a SAT checkpoint, from its `model_config.json`."""
+    from beholder.checkpoints.sat import read_sat_config
+
+    given = read_sat_config(folder).get("model_class")
+    known = [family(name) for name in FAMILIES]
+    for candidate in known:
+        if given in candidate.sat_model_classes:
+            return candidate
+    classes = ", ".join(kind for candidate in known for kind in candidate.sat_model_classes)
+    raise ConfigError(f"model_config.json has model_class {given!r}, which is unknown; known: {classes}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
     from beholder.checkpoints.keys import KeyTable
+    from beholder.checkpoints.reader import Contents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +32,51 @@ class Family:
     config_from_published: Callable[[dict[str, Any], Path], PreTrainedConfig]
     config_to_published: Callable[[Any], dict[str, Any]]
     describe: Callable[[Any], dict[str, Any]]  # a config.json or our configuration -> what `inspect` prints
+    # `architectures` in published files that have no `model_type`
+    published_architectures: tuple[str, ...] = ()
+    # `model_class` in the model_config.json of SAT checkpoints; (source, target, template=) from such a
+    # folder
+    # to a published one, and (source, target, ranks=) back.
+    sat_model_classes: tuple[str, ...] = ()
+    from_sat: Callable[..., Path] | None = None
+    to_sat: Callable[..., Path] | None = None
+    # For families that share a `model_type`: whether a checkpoint is this family's, from its configuration,
+    # tensor names and folder (None where only the first two are known).
+    recognises: Callable[[dict[str, Any], Iterable[str], Path | None], bool] | None = None
+    # Whether a `config.json` is as its authors write it, where `model_type` does not tell.
+    looks_published: Callable[[dict[str, Any]], bool] | None = None
+    # The layout of a checkpoint that is not the published one, by our configuration and the tensors' names.
+    own_names: Callable[[Any, Iterable[str]], tuple[str, Any]] | None = None
+    # Layouts that `convert` writes besides "published" and "ours", and their names by our configuration.
+    other_layouts: Mapping[str, Callable[[Any], KeyTable]] = field(default_factory=dict)
+    # Our parameters with rows that published files do not have, and how many rows those have.
+    padded: Callable[[Any], dict[str, int]] | None = None
+    # What a folder holds, with the base model that it changes; and the same with a tower from elsewhere.
+    read: Callable[[Path, str | Path | None], Contents] | None = None
+    complete: Callable[[Contents, Any, Path, str], Contents] | None = None
+    # Writes what a layout other than the published one has beside its weights: (folder, source,
+    # configuration,
+    # layout, base).
+    other_files: Callable[[Path, Path, Any, str, str | Path | None], None] | None = None
 
-    def claims(self, config: dict[str, Any]) -> bool:
-        """Whether the configuration says that it belongs to this family."""
-        return config.get("model_type") in (*self.published_model_types, *self.model_types)
+    def is_published(self, config: dict[str, Any]) -> bool:
+        """Whether a `config.json` is one of this family as its authors write it."""
+        if self.looks_published is not None:
+            return self.looks_published(config)
+        if kind := config.get("model_type"):
+            return kind in self.published_model_types
+        return any(name in self.published_architectures for name in config.get("architectures") or ())
+
+    @property
+    def config_marks(self) -> tuple[str, ...]:
+        """What a `config.json` of this family may be known by."""
+        return (*self.published_model_types, *self.published_architectures, *self.model_types)
+
+    def claims(self, config: dict[str, Any], names: Iterable[str] = (), folder: Path | None = None) -> bool:
+        """Whether the configuration, or names and folder where it leaves it open, say it is this family."""
+        if self.recognises is not None:
+            return self.recognises(config, names, folder)
+        return self.is_published(config) or config.get("model_type") in self.model_types
 
     def has_tensors(self, names: Iterable[str]) -> bool:
         """Whether some tensor can only be this family's."""

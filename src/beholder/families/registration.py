@@ -16,12 +16,14 @@ from types import ModuleType
 from typing import Any
 
 from beholder.families import FAMILIES, family
+from beholder.families.unnamed import name_published_configs
 
 WATCHED = ("transformers.", "beholder.families.")
 
 
 def register_configs(auto: Any) -> None:
-    """Our `model_type`s and the published ones."""
+    """Our `model_type`s and the published ones, and published files that name none."""
+    name_published_configs(auto.PreTrainedConfig)
     for name in FAMILIES:
         for config_class in family(name).config_classes():
             auto.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)

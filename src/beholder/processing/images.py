@@ -135,7 +135,7 @@ def _download(url: str) -> bytes:
 
 
 @contextmanager
-def _without_pillow_warnings() -> Generator[None]:
+def without_pillow_warnings() -> Generator[None]:
     """Read headers and EXIF without warnings: the size limit is ours and an error, odd EXIF is logged.
 
     The lock is there because warning filters belong to the whole process.
@@ -151,7 +151,7 @@ def _decode(file: Any, name: str) -> Image.Image:
         raise InputError(f"{name} is empty (0 bytes)")
     file.seek(0)
     try:
-        with _without_pillow_warnings():
+        with without_pillow_warnings():
             image = Image.open(file)
     except Image.DecompressionBombError:
         raise InputError(_too_large(name)) from None
@@ -190,7 +190,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 def _orientation(image: Image.Image, name: str) -> int:
     """The EXIF orientation, 1 (upright) where there is none."""
     try:
-        with _without_pillow_warnings():
+        with without_pillow_warnings():
             return int(image.getexif().get(ORIENTATION_TAG, 1))
     except DAMAGE as error:
         log.info("the EXIF data of %s cannot be read (%s); the picture is taken as upright", name, error)
@@ -229,6 +229,15 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     if array.size == 0:
         raise InputError(f"the array of shape {array.shape} has no pixels")
     return Image.fromarray(array)
+
+
+def flat_pictures(images: Any) -> list[Any]:
+    """Pictures out of any nesting of lists, in order."""
+    if images is None:
+        return []
+    if isinstance(images, (list, tuple)):
+        return [picture for inner in images for picture in flat_pictures(inner)]  # pyright: ignore[reportUnknownVariableType]
+    return [images]
 
 
 def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:

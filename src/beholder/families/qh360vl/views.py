@@ -16,6 +16,7 @@ from beholder.core.errors import ConfigError
 from beholder.grounding.boxes import Frame
 from beholder.processing.images import (
     centre_crop,
+    flat_pictures,
     normalise,
     open_picture,
     pad_to_square,
@@ -106,12 +107,3 @@ class QH360VLImageProcessor(BaseImageProcessor):
     def stack(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """The views of opened pictures as one tensor."""
         return torch.from_numpy(np.stack([self.views(picture) for picture in pictures]))
-
-
-def flat_pictures(images: Any) -> list[Any]:
-    """Pictures out of any nesting of lists, in order."""
-    if images is None:
-        return []
-    if isinstance(images, (list, tuple)):
-        return [picture for inner in images for picture in flat_pictures(inner)]
-    return [images]

@@ -1,0 +1,119 @@
+"""CogVLM: EVA2-CLIP, a gated adapter, and Vicuna with a second set of weights for pictures (THUDM/CogVLM)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from beholder.families.family import Family
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+
+    from beholder.checkpoints.keys import KeyTable
+
+
+def _config_classes() -> tuple[type[PreTrainedConfig], ...]:
+    from beholder.families.cogvlm.config import CogVLMConfig
+
+    return (CogVLMConfig,)
+
+
+def _model_class() -> type[PreTrainedModel]:
+    from beholder.families.cogvlm.modeling import CogVLMForConditionalGeneration
+
+    return CogVLMForConditionalGeneration
+
+
+def _auto_models() -> dict[str, type[PreTrainedModel]]:
+    from beholder.families.cogvlm.modeling import CogVLMModel
+
+    whole = _model_class()
+    return {"AutoModel": CogVLMModel, "AutoModelForCausalLM": whole, "AutoModelForImageTextToText": whole}
+
+
+def _processor_class() -> type[ProcessorMixin]:
+    from beholder.families.cogvlm.processing import CogVLMProcessor
+
+    return CogVLMProcessor
+
+
+def _key_table(config: Any) -> KeyTable:
+    from beholder.families.cogvlm.layout import PUBLISHED
+
+    return PUBLISHED
+
+
+def _config_from_published(config: dict[str, Any], folder: Path) -> PreTrainedConfig:
+    from beholder.families.cogvlm.config import CogVLMConfig
+
+    return CogVLMConfig.from_published(config)
+
+
+def _config_to_published(config: Any) -> dict[str, Any]:
+    return config.to_published()
+
+
+def _from_sat(source: Path, target: Path, **options: Any) -> Path:
+    from beholder.families.cogvlm.sat import from_sat
+
+    return from_sat(source, target, **options)
+
+
+def _to_sat(source: Path, target: Path, **options: Any) -> Path:
+    from beholder.families.cogvlm.sat import to_sat
+
+    return to_sat(source, target, **options)
+
+
+def _describe(config: Any) -> dict[str, Any]:
+    """The geometry, from a `config.json` of either layout or from our configuration."""
+    if isinstance(config, dict):
+        from beholder.families.cogvlm.config import CogVLMConfig
+
+        config = CogVLMConfig.from_dict(dict(config))
+    tower, text = config.vision_config, config.text_config
+    return {
+        "vision_tower": (
+            f"EVA2-CLIP {tower.num_hidden_layers} x {tower.hidden_size}, {tower.image_size} px in patches of "
+            f"{tower.patch_size}"
+        ),
+        "projector": f"gated, {tower.hidden_size} to {text.hidden_size} over {text.intermediate_size}",
+        "slots_per_picture": config.slots_per_picture,
+        "language_model": (
+            f"{text.num_hidden_layers} x {text.hidden_size}, {text.num_attention_heads} heads, in each layer "
+            f"a language and a vision expert, vocabulary {text.vocab_size}"
+        ),
+        "context": text.max_position_embeddings,
+        "picture_shape": "stretched to a square",
+        "template": config.template,
+        "rotary_tables": text.rotary_tables,
+    }
+
+
+FAMILY = Family(
+    name="cogvlm",
+    title="CogVLM",
+    hub_ids=(
+        "THUDM/cogvlm-chat-hf",
+        "THUDM/cogvlm-base-224-hf",
+        "THUDM/cogvlm-base-490-hf",
+        "THUDM/cogvlm-grounding-generalist-hf",
+        "THUDM/cogvlm-grounding-base-hf",
+    ),
+    published_model_types=(),
+    published_architectures=("CogVLMForCausalLM",),
+    sat_model_classes=("CogVLMModel",),
+    from_sat=_from_sat,
+    to_sat=_to_sat,
+    model_types=("cogvlm",),
+    tensor_marks=("model.vision.linear_proj.", "model.vision.boi", "model.vision.patch_embedding."),
+    config_classes=_config_classes,
+    model_class=_model_class,
+    auto_models=_auto_models,
+    processor_class=_processor_class,
+    key_table=_key_table,
+    config_from_published=_config_from_published,
+    config_to_published=_config_to_published,
+    describe=_describe,
+)
