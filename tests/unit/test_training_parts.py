@@ -13,11 +13,12 @@ from torch import nn
 
 from beholder.core.errors import ConfigError, InputError, MissingExtraError
 from beholder.training.collate import Collator
-from beholder.training.data import read_rows, row_messages, with_few_objects
+from beholder.training.data import read_rows, row_messages
+from beholder.training.easing import is_plain, rows_of, with_short_answers
 from beholder.training.optimizer import MuonAndAdamW, build_optimizer, learning_rate_of
 from beholder.training.run import open_start
 from beholder.training.sampler import LengthGroupedSampler
-from beholder.training.stages import Recipe, freeze, read_recipe, recipe_names
+from beholder.training.stages import Recipe, Source, freeze, read_recipe, recipe_names
 
 VALUES: dict[str, Any] = {
     "name": "test/stage",
@@ -214,13 +215,30 @@ def test_a_missing_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch)
         open_start(recipe())
 
 
-def test_few_objects_are_counted_without_letters_and_need_names() -> None:
-    def row(*colours: str) -> dict[str, Any]:
-        shapes = [{"what": "circle", "colour": colour} for colour in colours]
-        return {"id": len(colours), "objects": [*shapes, {"what": "letter A"}, {"what": "letter B"}]}
+def test_plain_pictures_are_those_with_few_objects_and_letters() -> None:
+    def row(colours: int, letters: int) -> dict[str, Any]:
+        shapes = [{"what": "circle", "colour": "red"}] * colours
+        return {"id": 1, "objects": [*shapes, *[{"what": "letter A"}] * letters]}
 
-    rows = [row(), row("red"), row("red", "blue")]
-    assert with_few_objects(rows, 1) == rows[:2]
-    assert with_few_objects(rows, 0) == rows[:1]
+    assert is_plain(row(2, 3), 2, None)
+    assert is_plain(row(2, 3), None, 3)
+    assert not is_plain(row(3, 0), 2, None)
+    assert not is_plain(row(0, 4), 2, 3)
     with pytest.raises(InputError, match="row 7 has no 'objects' list"):
-        with_few_objects([*rows, {"id": 7}], 1)
+        is_plain({"id": 7}, 1, None)
+
+
+def test_turns_with_long_answers_go_and_the_marker_stays_in_front(tmp_path: Path) -> None:
+    talk = [("<image>\nWhere?", "[[1,2,3,4]]"), ("Colour?", "Red."), ("And now?", "Blue.")]
+    turns = [turn for q, a in talk for turn in ({"from": "human", "value": q}, {"from": "gpt", "value": a})]
+    short = with_short_answers({"id": 1, "conversations": turns}, 5)
+    assert [turn["value"] for turn in short["conversations"]] == [
+        "<image>\nColour?", "Red.", "And now?", "Blue.",
+    ]  # fmt: skip
+    assert turns[2]["value"] == "Colour?"  # the row itself is as it was
+    with pytest.raises(InputError, match="row 1 is no list of human and gpt turns in pairs"):
+        with_short_answers({"id": 1, "conversations": turns[:3]}, 5)
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps([{"id": 1, "conversations": turns}]))
+    with pytest.raises(InputError, match="no row is left"):
+        rows_of(Source(rows=rows, pictures=tmp_path, longest_answer=1))

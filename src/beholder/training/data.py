@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +14,6 @@ from beholder.core.types import Message
 from beholder.processing.images import open_picture
 from beholder.processing.labels import IGNORED
 
-log = logging.getLogger("beholder")
 MARKER = "<image>"
 SPEAKERS = {"human": "user", "gpt": "assistant", "system": "system"}
 
@@ -48,15 +46,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     ):
         raise InputError(f"{path}: every row must be an object with a 'conversations' list")
     return rows
-
-
-def with_few_objects(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """Rows that say what is on their picture and show at most so many objects; letters are not objects."""
-    if bare := next((row for row in rows if "objects" not in row), None):
-        raise InputError(f"row {row_name(bare)} has no 'objects' list, so most_objects cannot choose by it")
-    kept = [row for row in rows if sum("colour" in thing for thing in row["objects"]) <= most]
-    log.info("most_objects %d: %d of %d rows are used", most, len(kept), len(rows))
-    return kept
 
 
 def row_name(row: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """Between projectors that have learned to look and a language model that has learned nothing.
 
-`python -m beholder.training.settle MODEL OUT --rows conversations.json --pictures FOLDER` moves the slots of both
-projectors so that their mean over some pictures is zero and their size that of a word's embedding, one. What
-was the same in every slot says nothing of a picture, and would be most of what the language model hears.
+`python -m beholder.training.settle MODEL OUT --rows conversations.json --pictures FOLDER` moves the slots of
+both projectors so that their mean over some pictures is zero and their size that of a word's embedding, one.
+What was the same in every slot says nothing of a picture, and would be most of what the language model hears.
 """
 
 from __future__ import annotations

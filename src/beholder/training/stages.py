@@ -22,9 +22,11 @@ class Source(BaseModel):
     rows: Path
     pictures: Path
     most_objects: int | None = Field(
-        default=None,
-        ge=0,
-        description="leave out pictures with more objects; the letters of a text count as none",
+        default=None, ge=0, description="leave out pictures with more objects; letters are counted apart"
+    )
+    most_letters: int | None = Field(default=None, ge=0, description="leave out pictures with more letters")
+    longest_answer: int | None = Field(
+        default=None, ge=1, description="leave out turns whose answer has more characters"
     )
 
 

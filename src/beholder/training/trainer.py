@@ -18,12 +18,13 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from beholder.core.errors import ConfigError
 from beholder.training.collate import Collator
-from beholder.training.data import Conversations, read_rows, with_few_objects
+from beholder.training.data import Conversations
+from beholder.training.easing import rows_of
 from beholder.training.optimizer import build_optimizer
 from beholder.training.patches import PatchCollator, PatchReader, PictureLabels
 from beholder.training.resuming import COMPLETE, begin, is_finished
 from beholder.training.sampler import LengthGroupedSampler
-from beholder.training.stages import Recipe, Source, freeze
+from beholder.training.stages import Recipe, freeze
 
 log = logging.getLogger("beholder")
 
@@ -117,12 +118,6 @@ def arguments(recipe: Recipe, processes: int) -> TrainingArguments:
         data_seed=recipe.seed,
         label_names=["labels"],
     )
-
-
-def rows_of(source: Source) -> list[dict[str, Any]]:
-    """A source's rows, all or those that the recipe wants."""
-    rows = read_rows(source.rows)
-    return rows if source.most_objects is None else with_few_objects(rows, source.most_objects)
 
 
 def train(recipe: Recipe, model: Any, processor: Any, *, accept_changes: bool = False) -> Path:
