@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from beholder.checkpoints.loader import open_model
 from beholder.core.errors import InputError
 from beholder.core.hub import find_checkpoint
-from beholder.core.types import Answer, Box, FinishReason, Message, Sampling, Timings, Usage
+from beholder.core.types import Answer, Box, FinishReason, Message, Sampling, Timings, TokenScore, Usage
 from beholder.families import identify_folder
 from beholder.generation.engine import Engine
+from beholder.generation.sampling import TokenMask
 from beholder.grounding.boxes import clip, parse_boxes, to_pixels
 from beholder.processing.images import PictureSource, open_picture
 from beholder.processing.messages import read_messages
@@ -35,16 +36,20 @@ def load(
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    base: str | Path | None = None,
 ) -> VLM:
     """Open a model: a folder in any known layout, a hub id, or, without a name, the one in the package.
 
     `device` is "cpu", "cuda:0", ...; left out, the first GPU or else the CPU. `dtype` is "float32",
-    "bfloat16" or "float16"; left out, bfloat16 on a GPU and what is stored on the CPU.
+    "bfloat16" or "float16"; left out, bfloat16 on a GPU and what is stored on the CPU. `base` is the model
+    that an adapter or a projector belongs to, where its own files do not say it.
     """
     folder = checkpoint_folder(name)
     family = identify_folder(folder)
-    model = open_model(folder, family, device=device, dtype=dtype)
-    return VLM(model, family.processor_class().from_pretrained(folder), family, str(name or BUILT_IN))
+    model = open_model(folder, family, device=device, dtype=dtype, base=base)
+    origin: dict[str, Any] = {} if base is None else {"base": base}
+    processor = family.processor_class().from_pretrained(folder, **origin)
+    return VLM(model, processor, family, str(name or BUILT_IN))
 
 
 def checkpoint_folder(name: str | Path | None = None, *, download: bool = True) -> Path:
@@ -57,14 +62,19 @@ def checkpoint_folder(name: str | Path | None = None, *, download: bool = True) 
 
 
 class VLM:
-    """A model with its processor. May be used from several threads."""
+    """A model with its processor. May be used from several threads, whose requests are run together.
 
-    def __init__(self, model: PreTrainedModel, processor: Any, family: Family, name: str) -> None:
+    `engine` are settings of its `Engine`, such as `kv_memory`.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, processor: Any, family: Family, name: str, **engine: Any
+    ) -> None:
         self.model = model
         self.processor = processor
         self.family = family
         self.name = name
-        self.engine = Engine(model)
+        self.engine = Engine(model, **engine)
 
     @property
     def context(self) -> int:
@@ -80,22 +90,57 @@ class VLM:
 
     def chat(self, messages: Conversation, **sampling: Any) -> Answer:
         """Answer the last message of a conversation: `Message`s, or OpenAI messages with content parts."""
-        stream = self.stream(messages, **sampling)
-        for _ in stream:
-            pass
-        return stream.answer
+        return self.stream(messages, **sampling).read()
 
-    def stream(self, messages: Conversation, **sampling: Any) -> AnswerStream:
+    def choices(self, messages: Conversation, n: int, **sampling: Any) -> list[Answer]:
+        """`n` answers to one conversation, whose prompt is read once. With a seed they take it and those
+        after it."""
+        if n < 1:
+            raise InputError(f"n is {n}; ask for at least one answer")
+        conversation, seed = read_messages(messages), sampling.get("seed")
+        seeds = [None if seed is None else seed + number for number in range(n)]
+        streams = [self.stream(conversation, **{**sampling, "seed": one}) for one in seeds]
+        try:
+            return [stream.read() for stream in streams]
+        finally:
+            for stream in streams:
+                stream.close()
+
+    def submit(
+        self, messages: Conversation, *, mask: TokenMask | None = None, **sampling: Any
+    ) -> AnswerStream:
+        """The same as `stream`, but a thread works on it from now on, whether its pieces are read or not."""
+        stream = self.stream(messages, mask=mask, **sampling)
+        self.engine.start()
+        return stream
+
+    def stream(
+        self, messages: Conversation, *, mask: TokenMask | None = None, **sampling: Any
+    ) -> AnswerStream:
         """The same as an iterator over pieces of text; its `answer` is complete at the end.
 
-        The prompt is prepared before this returns, so what is wrong with it is raised here.
+        The prompt is prepared before this returns, so what is wrong with it is raised here. `mask` limits
+        what may be said: from the answer's ids so far to a bool for each token that could be next.
         """
         start = time.perf_counter()
         wanted = Sampling.of(sampling)
         conversation = read_messages(messages)
         inputs = self.processor.encode(conversation)
         request = self._admit(conversation, inputs, wanted, start)
-        return AnswerStream(self, request)
+        return AnswerStream(self, request, mask)
+
+    def complete(self, prompt: str, *, mask: TokenMask | None = None, **sampling: Any) -> AnswerStream:
+        """Go on with a text as it is, without a template; special tokens that are spelled in it count."""
+        start = time.perf_counter()
+        wanted = Sampling.of(sampling)
+        if not prompt:
+            raise InputError("the prompt is empty")
+        inputs = self.processor(text=prompt, return_tensors="pt")
+        return AnswerStream(self, self._admit((), inputs, wanted, start), mask)
+
+    def close(self) -> None:
+        """End what is running, as cancelled; nothing can be asked afterwards."""
+        self.engine.close()
 
     def _admit(
         self, conversation: tuple[Message, ...], inputs: Mapping[str, Any], sampling: Sampling, start: float
@@ -139,12 +184,13 @@ class AnswerStream(Iterator[str]):
     Closing early cancels the rest; the answer then has what came and the finish reason "cancelled".
     """
 
-    def __init__(self, vlm: VLM, request: Request) -> None:
+    def __init__(self, vlm: VLM, request: Request, mask: TokenMask | None = None) -> None:
         self._vlm = vlm
         self._request = request
         self._text = TextStream(vlm.processor.tokenizer, request.sampling.stop)
-        self._terminators: tuple[int, ...] = vlm.processor.terminators
-        self._tokens = vlm.engine.stream(request.inputs, request.sampling, self._terminators)
+        terminators: tuple[int, ...] = vlm.processor.terminators
+        self._ends = request.sampling.ends(terminators)
+        self._tokens = vlm.engine.submit(request.inputs, request.sampling, terminators, mask)
         self._pieces: list[str] = []
         self._space = ""
         self._completion = 0
@@ -161,11 +207,11 @@ class AnswerStream(Iterator[str]):
         """Take one token; what it adds to the text may be nothing yet."""
         token = next(self._tokens, None)
         if token is None:
-            return self._finish("length")
+            return self._finish(self._tokens.finish_reason or "cancelled")
         self._completion += 1
         if self._completion == 1:
             self._first_token = time.perf_counter() - self._request.start
-        if token in self._terminators:
+        if token in self._ends:
             return self._finish("stop")
         piece = self._trim(self._text.push(token))
         return piece + self._finish("stop") if self._text.stopped else piece
@@ -190,11 +236,41 @@ class AnswerStream(Iterator[str]):
         self._answer = Answer(
             text=text,
             finish_reason=reason,
-            usage=replace(request.usage, completion_tokens=self._completion),
-            timings=Timings(request.prepared, self._first_token or total, total),
+            usage=replace(
+                request.usage, completion_tokens=self._completion, cached_tokens=self._tokens.cached_tokens
+            ),
+            timings=self._timings(total),
             boxes=self._vlm.boxes(text, request.messages),
+            scores=self.scores,
         )
         return rest
+
+    def _timings(self, total: float) -> Timings:
+        clock = self._tokens.clock
+        return Timings(
+            self._request.prepared,
+            self._first_token or total,
+            total,
+            queue=clock.queue,
+            tower=clock.tower,
+            prefill=clock.prefill,
+            per_token=self._tokens.seconds_per_token,
+        )
+
+    @property
+    def scores(self) -> tuple[TokenScore, ...]:
+        """Of the tokens that have been read so far, where `logprobs` asks for them."""
+        return tuple(self._tokens.scores[: self._completion])
+
+    def cancel(self) -> None:
+        """End it from another thread: whoever reads it gets no more, and its answer says "cancelled"."""
+        self._tokens.close()
+
+    def read(self) -> Answer:
+        """Wait for the whole answer."""
+        for _ in self:
+            pass
+        return self.answer
 
     def close(self) -> None:
         """End here; nothing more is computed."""
@@ -213,3 +289,8 @@ class AnswerStream(Iterator[str]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        # Nobody can read it any more. Where the prompt was refused there are no tokens.
+        if tokens := getattr(self, "_tokens", None):
+            tokens.close()

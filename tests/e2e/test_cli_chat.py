@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tests.scripted_engine import scripted
 from tests.tiny_checkpoint import make_tiny_checkpoint
 
 from beholder.api import VLM, load
 from beholder.cli import main
 from beholder.core.types import Sampling
+from beholder.generation.request import Request
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +43,11 @@ class Script:
         self.seen.append([(message.role, message.text, len(message.pictures)) for message in messages])
         return type(self.vlm.processor).encode(self.vlm.processor, messages)
 
-    def stream(self, _inputs: Any, sampling: Sampling, _terminators: Any) -> Iterator[int]:
+    def submit(self, _inputs: Any, sampling: Sampling, terminators: Any, _mask: Any = None) -> Request:
         self.sampling.append(sampling)
+        return scripted(self._tokens(), sampling, terminators)
+
+    def _tokens(self) -> Iterator[int]:
         text = self.answers.pop(0) if self.answers else "yes"
         ids = self.vlm.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         for place, token in enumerate(ids):
@@ -56,7 +61,7 @@ class Script:
 def script(vlm: VLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Script:
     script = Script(vlm)
     monkeypatch.setattr(vlm.processor, "encode", script.encode, raising=False)
-    monkeypatch.setattr(vlm.engine, "stream", script.stream)
+    monkeypatch.setattr(vlm.engine, "submit", script.submit)
     monkeypatch.setattr("beholder.api.load", lambda *_, **__: vlm)
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (40, 20), "red").save("red.png")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import threading
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from tests.scripted_engine import scripted
 from tests.tiny_checkpoint import SLOTS, make_tiny_checkpoint
 
 import beholder
@@ -37,14 +41,10 @@ def say(vlm: VLM, monkeypatch: pytest.MonkeyPatch, tokens: list[int]) -> list[in
     """Let the engine say these tokens, to know the answer; the list tells how many were asked for."""
     asked: list[int] = []
 
-    def stream(_inputs: object, sampling: beholder.Sampling, terminators: tuple[int, ...]):
-        for token in tokens[: sampling.max_tokens]:
-            asked.append(token)
-            yield token
-            if token in terminators:
-                return
+    def submit(_inputs: object, sampling: beholder.Sampling, terminators: tuple[int, ...], _mask: object):
+        return scripted(tokens, sampling, terminators, asked)
 
-    monkeypatch.setattr(vlm.engine, "stream", stream)
+    monkeypatch.setattr(vlm.engine, "submit", submit)
     return asked
 
 
@@ -208,6 +208,90 @@ def test_two_streams_of_one_thread_take_turns(vlm: VLM):
     next(two)
     assert "".join(one) != ""
     two.close()
+
+
+def test_a_second_turn_on_the_same_picture_is_cheap(vlm: VLM):
+    """What the first turn computed is not computed again: neither picture nor question nor answer."""
+    first = [Message.user(RED, "Where is the dog?")]
+    answer = vlm.chat(first, max_tokens=12)
+    run = vlm.engine.stats().pictures_run
+    again = vlm.chat([*first, Message.assistant(answer.text), Message.user("And?")], max_tokens=2)
+    assert vlm.engine.stats().pictures_run == run
+    assert again.usage.cached_tokens >= answer.usage.prompt_tokens // 16 * 16 - 16
+    assert again.timings.tower == 0
+
+
+def test_what_an_answer_cost(vlm: VLM):
+    vlm.engine.forget()
+    answer = vlm.ask(RED, "What is this?", max_tokens=5)
+    timings = answer.timings
+    assert answer.usage.cached_tokens == 0
+    assert 0 < timings.tower < timings.prefill < timings.first_token
+    assert timings.queue > 0
+    assert 0 < 4 * timings.per_token < timings.total
+
+
+def test_scores_come_with_the_tokens(vlm: VLM):
+    answer = vlm.ask(RED, "What is this?", max_tokens=5, logprobs=2)
+    assert len(answer.scores) == 5
+    for score in answer.scores:
+        assert score.likeliest[0] == (score.token, score.logprob)
+        assert score.likeliest[1][1] <= score.logprob < 0
+    assert vlm.ask(RED, "What is this?", max_tokens=5).scores == ()
+
+
+def test_several_answers_read_the_prompt_once(vlm: VLM):
+    vlm.engine.forget()
+    before = vlm.engine.stats()
+    answers = vlm.choices([Message.user(RED, "Tell me!")], 3, temperature=1.5, seed=4, max_tokens=6)
+    after = vlm.engine.stats()
+    assert after.pictures_run - before.pictures_run == 1
+    prompt = answers[0].usage.prompt_tokens
+    assert after.prompt_tokens - before.prompt_tokens <= prompt + 2 * 16
+    alone = [vlm.ask(RED, "Tell me!", temperature=1.5, seed=4 + n, max_tokens=6).text for n in range(3)]
+    assert [answer.text for answer in answers] == alone
+    with pytest.raises(InputError, match="n is 0"):
+        vlm.choices("Hi", 0)
+
+
+def test_a_stop_id_and_ends_that_are_ignored(vlm: VLM, monkeypatch: pytest.MonkeyPatch):
+    end = vlm.processor.terminators[0]
+    said = ids(vlm, "one two")
+    say(vlm, monkeypatch, [*said, end, *said])
+    assert vlm.chat("Go!", ignore_eos=True, max_tokens=20).text == "one twoone two"
+    assert vlm.chat("Go!", stop_ids=(said[2],)).usage.completion_tokens == said.index(said[2]) + 1
+
+
+def test_a_mask_limits_what_is_said(vlm: VLM):
+    (yes,) = ids(vlm, "y")
+    allowed = torch.zeros(len(vlm.processor.tokenizer), dtype=torch.bool)
+    allowed[yes] = True
+    with vlm.stream("Is it?", mask=lambda said: None if said else allowed, max_tokens=1) as stream:
+        assert "".join(stream) == "y"
+
+
+def test_submitted_questions_are_answered_unread(folder: Path):
+    vlm = beholder.load(folder, device="cpu")
+    streams = [vlm.submit(f"What is {number}?", max_tokens=6) for number in range(3)]
+    for _ in range(2000):
+        if vlm.engine.stats().finished == 3:
+            break
+        time.sleep(0.01)
+    assert vlm.engine.stats().finished == 3
+    texts = [stream.read().text for stream in streams]
+    assert texts == [vlm.chat(f"What is {number}?", max_tokens=6).text for number in range(3)]
+    vlm.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        vlm.stream("More?")
+
+
+def test_an_abandoned_stream_leaves(vlm: VLM):
+    stream = vlm.stream("Hi", max_tokens=50)
+    next(stream)
+    assert vlm.engine.stats().running == 1
+    del stream
+    gc.collect()
+    assert vlm.engine.stats().running == 0
 
 
 def test_unknown_models(tmp_path: Path):

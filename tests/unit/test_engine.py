@@ -43,7 +43,8 @@ def lengths_run(model: torch.nn.Module) -> Iterator[list[int]]:
     lengths: list[int] = []
 
     def count(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
-        lengths.append(kwargs["input_ids"].shape[1])
+        tokens = kwargs["inputs_embeds"] if "inputs_embeds" in kwargs else kwargs["input_ids"]
+        lengths.append(tokens.shape[1])
 
     handle = model.register_forward_pre_hook(count, with_kwargs=True)
     yield lengths

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from beholder.core.types import Sampling
-from beholder.generation.sampling import Chooser
+from beholder.generation.sampling import Chooser, choose_plain
 
 CPU = torch.device("cpu")
 SCORES = torch.tensor([[0.0, 3.0, 2.0, 1.0, -1.0]])
@@ -74,3 +75,58 @@ def test_the_penalty_counts_the_answer():
     scores = torch.tensor([[3.0, 2.5, 0.0]])
     chooser = Chooser(Sampling(repetition_penalty=1.5), [], CPU)
     assert [chooser.choose(scores) for _ in range(3)] == [0, 1, 0]
+
+
+def test_presence_and_frequency_count_the_answer_alone():
+    flat = torch.tensor([[1.0, 0.9, 0.8]])
+    present = Chooser(Sampling(presence_penalty=0.15), [0, 1, 2], CPU)
+    assert [present.choose(flat) for _ in range(4)] == [0, 1, 0, 0]
+    often = Chooser(Sampling(frequency_penalty=0.15), [0, 1, 2], CPU)
+    assert [often.choose(flat) for _ in range(4)] == [0, 1, 0, 2]
+
+
+def test_a_bias_moves_tokens():
+    assert Chooser(Sampling(logit_bias={4: 5.0}), [], CPU).choose(SCORES) == 4
+    assert Chooser(Sampling(logit_bias={1: -100.0}), [], CPU).choose(SCORES) == 2
+
+
+def test_a_mask_hears_what_was_said():
+    heard: list[list[int]] = []
+
+    def mask(said):
+        heard.append(list(said))
+        return None if said else torch.tensor([True, False, False, True, False])
+
+    chooser = Chooser(Sampling(), [], CPU, mask)
+    assert [chooser.choose(SCORES), chooser.choose(SCORES)] == [3, 1]
+    assert heard == [[], [3]]
+
+
+def test_scores_are_those_before_penalties():
+    chooser = Chooser(Sampling(logprobs=2, logit_bias={4: 9.0}), [], CPU)
+    chooser.choose(SCORES)
+    (score,) = chooser.scores
+    wanted = SCORES[0].log_softmax(0)
+    assert score.token == 4
+    assert score.logprob == pytest.approx(float(wanted[4]))
+    assert score.likeliest == (
+        (1, pytest.approx(float(wanted[1]))),
+        (2, pytest.approx(float(wanted[2]))),
+    )
+
+
+def test_a_placeholder_outside_the_vocabulary_is_not_penalised():
+    assert Chooser(Sampling(repetition_penalty=2.0), [1, 99], CPU).choose(SCORES) == 2
+
+
+def test_plain_rows_are_chosen_together():
+    rows = torch.tensor([[0.0, 2.0], [3.0, 1.0], [0.0, torch.nan]])
+    assert choose_plain(rows) == [1, 0, None]
+    assert Chooser(Sampling(), [], CPU).is_plain
+    for settings in (
+        {"temperature": 1.0},
+        {"logprobs": 0},
+        {"presence_penalty": 1.0},
+        {"logit_bias": {1: 1.0}},
+    ):
+        assert not Chooser(Sampling.of(settings), [], CPU).is_plain

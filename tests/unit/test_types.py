@@ -64,6 +64,8 @@ def test_an_answer_prints_as_its_text_and_writes_every_field():
     written = json.loads(answer.to_json())
     assert "是" in answer.to_json()
     assert written["boxes"] == [{"x1": 1, "y1": 2, "x2": 3, "y2": 4, "picture": 0}]
-    assert written["usage"] == {"prompt_tokens": 10, "picture_tokens": 4, "completion_tokens": 2}
+    assert written["usage"] == {
+        "prompt_tokens": 10, "picture_tokens": 4, "completion_tokens": 2, "cached_tokens": 0
+    }  # fmt: skip
     assert written["finish_reason"] == "stop"
     assert written["timings"]["first_token"] == 0.2

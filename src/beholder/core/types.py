@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
@@ -58,7 +58,13 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next token is chosen and when to stop; `temperature` 0 is greedy, `top_k` 0 keeps them all."""
+    """How the next token is chosen and when to stop; `temperature` 0 is greedy, `top_k` 0 keeps them all.
+
+    `repetition_penalty` looks at prompt and answer, `presence_penalty` and `frequency_penalty` at the answer.
+    `logit_bias` is added to the scores of tokens, by id. `stop` are strings, `stop_ids` tokens; `ignore_eos`
+    goes on after the model's own end tokens. `logprobs` asks for the log-probability of each chosen token and
+    that many of the likeliest.
+    """
 
     max_tokens: int = 512
     temperature: float = 0.0
@@ -66,8 +72,14 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         checks = (
@@ -77,11 +89,19 @@ class Sampling:
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p < 1, "at least 0 and below 1"),
             ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("presence_penalty", math.isfinite(self.presence_penalty), "a number"),
+            ("frequency_penalty", math.isfinite(self.frequency_penalty), "a number"),
+            ("logit_bias", all(map(math.isfinite, self.logit_bias.values())), "numbers by token id"),
+            ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 100, "left out or 0 to 100"),
             ("stop", not isinstance(self.stop, str) and all(self.stop), "a tuple of non-empty strings"),
         )
         for name, holds, wanted in checks:
             if not holds:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be {wanted}")
+
+    def ends(self, terminators: Iterable[int]) -> frozenset[int]:
+        """The ids after which the answer is over, given the model's own end tokens."""
+        return frozenset(self.stop_ids).union(() if self.ignore_eos else terminators)
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> Sampling:
@@ -94,11 +114,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts of one request; `picture_tokens` are part of `prompt_tokens`."""
+    """Token counts of one request; `picture_tokens` are part of `prompt_tokens`.
+
+    So are `cached_tokens`, which an earlier request had computed already.
+    """
 
     prompt_tokens: int
     picture_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -108,11 +132,28 @@ class Usage:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds from the call: until inputs were ready, until the first token, until the last."""
+    """Seconds from the call: until inputs were ready, until the first token, until the last.
+
+    And seconds spent: waiting for a turn, in the vision tower, reading the prompt (tower included), and per
+    further token.
+    """
 
     prepared: float
     first_token: float
     total: float
+    queue: float = 0.0
+    tower: float = 0.0
+    prefill: float = 0.0
+    per_token: float = 0.0
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """Log-probability of a chosen token, before penalties and filters, and the likeliest ids with theirs."""
+
+    token: int
+    logprob: float
+    likeliest: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,6 +176,7 @@ class Answer:
     usage: Usage
     timings: Timings
     boxes: tuple[Box, ...] = field(default=())
+    scores: tuple[TokenScore, ...] = field(default=())
 
     def __str__(self) -> str:
         return self.text

@@ -1,61 +1,208 @@
-"""Runs one model in one process: reads the prompt once, then one token at a time from the cache.
+"""Runs one model for many requests at once: they join and leave between steps, each answered as if alone.
 
-Each request has its own cache and its own random numbers; the model is shared, and a lock around each step
-lets several threads take turns.
+Whoever waits for a token runs the next step for everybody; `start()` adds a thread that runs steps while
+there is anything to do. Takes tensors, gives token ids.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
+from beholder.core.errors import ConfigError
 from beholder.core.types import Sampling
-from beholder.generation.sampling import Chooser
+from beholder.generation.blocks import BlockPool
+from beholder.generation.cache import Geometry, Store, default_memory
+from beholder.generation.features import Embedder, FeatureCache
+from beholder.generation.prompt import read_prompt
+from beholder.generation.request import Request
+from beholder.generation.runner import Runner
+from beholder.generation.sampling import Chooser, TokenMask
+from beholder.generation.scheduler import Scheduler, Task
+from beholder.generation.stats import Stats
+from beholder.generation.steps import Job, Steps
 
 
 class Engine:
-    """Takes input tensors, gives token ids."""
+    """Continuous batching over one transformers image-text model. May be used from several threads.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    `kv_memory` bytes hold keys and values in blocks of `block` tokens (left out: room for 16 whole contexts,
+    at most a quarter of the memory). While answers stream, a step reads at most `chunk` prompt tokens, else
+    `idle_chunk`. `prefix_cache` keeps what was computed for later prompts that begin alike, `picture_memory`
+    bytes keep picture features; False and 0 switch them off. `direct`: see `Runner`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        kv_memory: int | None = None,
+        block: int = 16,
+        chunk: int = 256,
+        idle_chunk: int = 2048,
+        most_running: int = 32,
+        prefix_cache: bool = True,
+        picture_memory: int = 256 * 2**20,
+        direct: bool | None = None,
+    ) -> None:
         self.model = model.eval()
-        self._turn = threading.Lock()
+        geometry = Geometry.of(model)
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", 2048)
+        memory = default_memory(geometry, context, model.device) if kv_memory is None else kv_memory
+        self.kv_bytes_per_token = geometry.bytes_per_token
+        blocks = memory // (self.kv_bytes_per_token * block) - 1  # one is the null block
+        if min(blocks, block, chunk, idle_chunk, most_running) < 1:
+            raise ConfigError(
+                f"kv_memory {memory}, block {block}, chunk {chunk}, idle_chunk {idle_chunk} and most_running "
+                f"{most_running} leave nothing to run with; each must be at least 1, and kv_memory two "
+                f"blocks of {self.kv_bytes_per_token * block} bytes"
+            )
+        self._pool = BlockPool(blocks, reuse=prefix_cache)
+        scheduler = Scheduler(
+            self._pool, block, chunk=chunk, idle_chunk=idle_chunk, most_running=most_running
+        )
+        self._pictures = FeatureCache(picture_memory)
+        embedder = Embedder(model, self._pictures)
+        store = Store(geometry, (blocks + 1) * block, block, model.device)
+        self._steps = Steps(scheduler, Runner(model, store, embedder, direct=direct), embedder)
+        self._digests = prefix_cache or picture_memory > 0
+        self._turn = threading.Lock()  # who holds it runs the model
+        self._news = threading.Condition()  # tokens came, requests came, the turn is free, the end is near
+        self._thread: threading.Thread | None = None
+        self._closed: BaseException | None = None
+
+    def submit(
+        self,
+        inputs: Mapping[str, Any],
+        sampling: Sampling,
+        terminators: Iterable[int] = (),
+        mask: TokenMask | None = None,
+    ) -> Request:
+        """Queue what the processor made of one conversation (one row); see `Request` for what comes of it.
+
+        `mask` tells which tokens may come next. CapacityError if the request can never fit `kv_memory`.
+        """
+        prompt = read_prompt(self.model, inputs, digests=self._digests)
+        limit = prompt.length + sampling.max_tokens - 1  # the last token is never run
+        self._steps.scheduler.check(limit)
+        chooser = Chooser(sampling, prompt.ids, self.model.device, mask)
+        content = prompt.content() if self._pool.reuse else None
+        with self._news:
+            if self._closed is not None:
+                raise RuntimeError("the engine is closed") from self._closed
+            number = self._steps.counts.submitted = self._steps.counts.submitted + 1
+            request = Request(number, self._advance, self._cancel)
+            task = Task(number, prompt.length, limit, content, whole=bool(prompt.whole))
+            self._steps.arrivals.append(
+                Job(request, task, prompt, chooser, sampling.ends(terminators), sampling.max_tokens)
+            )
+            self._news.notify_all()
+        return request
 
     def stream(
-        self, inputs: Mapping[str, Any], sampling: Sampling, terminators: tuple[int, ...]
+        self, inputs: Mapping[str, Any], sampling: Sampling, terminators: Iterable[int] = ()
     ) -> Generator[int]:
-        """The new ids, one by one; the last is a terminator unless `max_tokens` came first.
+        """The new ids of one request, one by one. Closing the iterator cancels the request."""
+        request = self.submit(inputs, sampling, terminators)
+        try:
+            yield from request
+        finally:
+            request.close()
 
-        `inputs` is what the processor made of one conversation (one row). Closing the iterator cancels the
-        request: nothing runs ahead of what was asked for.
-        """
-        ids: Tensor = inputs["input_ids"]
-        if ids.shape[0] != 1:
-            raise ValueError(f"the engine runs one conversation per request, not {ids.shape[0]} rows")
-        chooser = Chooser(sampling, ids[0].tolist(), self.model.device)
-        cache = DynamicCache(config=self.model.config.get_text_config())
-        token = self._step({**inputs, "logits_to_keep": 1}, cache, chooser)
-        for _ in range(sampling.max_tokens - 1):
-            yield token
-            if token in terminators:
-                return
-            token = self._step({"input_ids": torch.tensor([[token]])}, cache, chooser)
-        yield token
+    def abort(self, request: Request) -> None:
+        """End a request early; the same as `request.close()`."""
+        request.close()
 
-    @torch.inference_mode()
-    def _step(self, inputs: Mapping[str, Any], cache: DynamicCache, chooser: Chooser) -> int:
-        """Run the model once and choose. Inference mode ends here: the caller's code must not see it."""
-        tensors = {name: self._place(value) for name, value in inputs.items()}
+    def step(self) -> bool:
+        """Run one step for everybody; whether there was anything to do."""
         with self._turn:
-            scores = self.model(**tensors, past_key_values=cache, use_cache=True).logits[:, -1]
-            return chooser.choose(scores)
+            worked = self._steps.step()
+        with self._news:
+            self._news.notify_all()
+        return worked
 
-    def _place(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        dtype = self.model.dtype if value.is_floating_point() else value.dtype
-        return value.to(device=self.model.device, dtype=dtype)
+    def stats(self) -> Stats:
+        """Counts since the start and what is held now."""
+        return Stats.of(
+            self._steps.counts,
+            self._steps.scheduler,
+            self._pictures,
+            self._steps.embedder,
+            self.kv_bytes_per_token,
+        )
+
+    def forget(self) -> None:
+        """Drop everything kept for reuse, for example after the weights have changed."""
+        with self._turn:
+            self._pool.forget()
+            self._pictures.forget()
+
+    def start(self) -> None:
+        """Let a thread run the steps, also when nobody waits for a token. Again does nothing."""
+        with self._news:
+            if self._closed is not None:
+                raise RuntimeError("the engine is closed") from self._closed
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="beholder-engine", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """End all requests as cancelled and the thread with them. Again does nothing."""
+        with self._news:
+            if self._closed is None:
+                self._closed = RuntimeError("it was closed")
+            thread = self._thread
+            self._news.notify_all()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        with self._turn:
+            self._steps.end_all("cancelled")
+        with self._news:
+            self._news.notify_all()
+
+    def _advance(self, request: Request) -> None:
+        """Return when there is news for a request: run steps, or wait for whoever runs them."""
+        while not request.has_news:
+            if self._thread is None and self._turn.acquire(blocking=False):
+                try:
+                    if not request.has_news:
+                        self._steps.step()
+                finally:
+                    self._turn.release()
+                    with self._news:
+                        self._news.notify_all()
+                continue
+            with self._news:
+                self._news.wait_for(
+                    lambda: request.has_news or (self._thread is None and not self._turn.locked())
+                )
+
+    def _cancel(self, request: Request) -> None:
+        """May be called by the garbage collector anywhere, so it never waits for a step to end."""
+        self._steps.departures.append(request)
+        if self._turn.acquire(blocking=False):
+            try:
+                self._steps.welcome()
+            finally:
+                self._turn.release()
+        with self._news:
+            self._news.notify_all()
+
+    def _run(self) -> None:
+        """The thread. If it dies, everybody who waits is told."""
+        try:
+            while True:
+                with self._news:
+                    self._news.wait_for(lambda: self._closed is not None or self._steps.has_work)
+                    if self._closed is not None:
+                        return
+                self.step()
+        except BaseException as error:
+            with self._turn:
+                self._closed = error
+                self._steps.end_all(error)
+            with self._news:
+                self._news.notify_all()

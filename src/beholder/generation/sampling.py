@@ -1,8 +1,8 @@
-"""How one token is chosen from one row of scores: greedy, or drawn after the usual filters."""
+"""How one token is chosen from one row of scores: greedy, or drawn after penalties and filters."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,42 +15,142 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from beholder.core.types import Sampling
+from beholder.core.errors import InputError
+from beholder.core.types import Sampling, TokenScore
+
+# Which tokens may come next, as (vocabulary,) bools, given the answer's ids so far; None for all.
+TokenMask = Callable[[Sequence[int]], Tensor | None]
 
 
 class Chooser:
     """Chooses the tokens of one request; owns its random numbers, so neighbours cannot change an answer."""
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int], device: torch.device) -> None:
-        self.penalty = _penalty(sampling)
-        self.filters = _filters(sampling)
-        self.random: torch.Generator | None = None
-        if sampling.temperature > 0:
-            self.random = torch.Generator(device)
-            if sampling.seed is None:
-                self.random.seed()
-            else:
-                self.random.manual_seed(sampling.seed)
-        # Only the repetition penalty looks back.
-        self.seen = torch.tensor([list(prompt)], dtype=torch.long, device=device) if self.penalty else None
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt: Sequence[int],
+        device: torch.device,
+        mask: TokenMask | None = None,
+    ) -> None:
+        self.sampling = sampling
+        self.said: list[int] = []
+        self.scores: list[TokenScore] = []
+        self._mask = mask
+        self._penalty = _repetition(sampling)
+        self._filters = _filters(sampling)
+        self._random = _random_numbers(sampling, device)
+        # Only the repetition penalty looks at the prompt.
+        self._seen = torch.tensor([list(prompt)], dtype=torch.long, device=device) if self._penalty else None
+        self._counts: Tensor | None = None
+        self._bias = _bias(sampling, device)
+
+    @property
+    def is_plain(self) -> bool:
+        """It takes the largest score, whatever came before, and reports none."""
+        return (
+            self._random is None
+            and self._penalty is None
+            and self._bias is None
+            and self._mask is None
+            and self.sampling.logprobs is None
+            and not self._counts_tokens
+        )
 
     def choose(self, scores: Tensor) -> int:
-        """The next token from its row of logits, (1, vocabulary)."""
-        if self.penalty is not None and self.seen is not None:
-            scores = self.penalty(self.seen, scores.float())
-        if self.random is None:
-            token = scores.argmax(dim=-1, keepdim=True)
+        """The next token from its row of logits, (1, vocabulary). ValueError if they are not numbers."""
+        if bool(scores.isnan().any()):
+            raise ValueError(
+                "the model's scores are not numbers; the pictures or the weights hold some that are not"
+            )
+        changed = self._changed(scores)
+        if self._random is None:
+            token = int(changed.argmax(dim=-1))
         else:
-            # The filters after the penalty look at scores alone; their `input_ids` argument is not read.
-            nothing = torch.LongTensor(1, 0)
-            kept = self.filters(nothing, scores.float())
-            token = torch.multinomial(kept.softmax(dim=-1), 1, generator=self.random)
-        if self.seen is not None:
-            self.seen = torch.cat([self.seen, token], dim=1)
-        return int(token)
+            # The filters look at scores alone; their `input_ids` argument is not read.
+            kept = self._filters(torch.LongTensor(1, 0), changed.float())
+            token = int(torch.multinomial(kept.softmax(dim=-1), 1, generator=self._random))
+        if self.sampling.logprobs is not None:
+            self.scores.append(_score(scores, token, self.sampling.logprobs))
+        self.take(token)
+        return token
+
+    def take(self, token: int) -> None:
+        """Remember a token that was chosen."""
+        self.said.append(token)
+        if self._seen is not None:
+            self._seen = torch.cat([self._seen, self._seen.new_tensor([[token]])], dim=1)
+        if self._counts is not None:
+            self._counts[0, token] += 1
+
+    @property
+    def _counts_tokens(self) -> bool:
+        return bool(self.sampling.presence_penalty or self.sampling.frequency_penalty)
+
+    def _changed(self, scores: Tensor) -> Tensor:
+        """Penalties, then the bias, then what the mask allows."""
+        if self._penalty is not None and self._seen is not None:
+            # A picture's placeholder may lie outside the vocabulary.
+            self._seen = self._seen[:, self._seen[0] < scores.shape[-1]]
+            scores = self._penalty(self._seen, scores.float())
+        if self._counts_tokens:
+            counts = torch.zeros_like(scores, dtype=torch.float32) if self._counts is None else self._counts
+            self._counts = counts
+            present, often = self.sampling.presence_penalty, self.sampling.frequency_penalty
+            scores = scores.float() - present * (counts > 0) - often * counts
+        if self._bias is not None:
+            ids, values = self._bias
+            if int(ids.max()) >= scores.shape[-1]:
+                raise InputError(
+                    f"logit_bias names token {int(ids.max())}; the largest is {scores.shape[-1] - 1}"
+                )
+            scores = scores.float().index_add(1, ids, values[None])
+        allowed = None if self._mask is None else self._mask(self.said)
+        if allowed is not None:
+            if allowed.shape != scores.shape[-1:] or not bool(allowed.any()):
+                raise InputError(
+                    f"the token mask allows {int(allowed.sum())} of {allowed.numel()} tokens and the model "
+                    f"scores {scores.shape[-1]}; it must allow at least one and judge them all"
+                )
+            scores = scores.float().masked_fill(~allowed.to(scores.device), -torch.inf)
+        return scores
 
 
-def _penalty(sampling: Sampling) -> RepetitionPenaltyLogitsProcessor | None:
+def choose_plain(scores: Tensor) -> list[int | None]:
+    """The largest of each row of (rows, vocabulary); None where a row holds something that is no number."""
+    values, tokens = scores.max(dim=-1)
+    good = (~values.isnan()).tolist()
+    return [token if is_number else None for token, is_number in zip(tokens.tolist(), good, strict=True)]
+
+
+def _score(scores: Tensor, token: int, count: int) -> TokenScore:
+    logprobs = scores[0].float().log_softmax(dim=-1)
+    values, ids = logprobs.topk(min(count, len(logprobs)))
+    likeliest = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return TokenScore(token, float(logprobs[token]), likeliest)
+
+
+def _random_numbers(sampling: Sampling, device: torch.device) -> torch.Generator | None:
+    if sampling.temperature == 0:
+        return None
+    numbers = torch.Generator(device)
+    if sampling.seed is None:
+        numbers.seed()
+    else:
+        numbers.manual_seed(sampling.seed)
+    return numbers
+
+
+def _bias(sampling: Sampling, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    if not sampling.logit_bias:
+        return None
+    ids = list(sampling.logit_bias)
+    if min(ids) < 0:
+        raise InputError(f"logit_bias names token {min(ids)}; token ids are 0 or more")
+    values = [float(value) for value in sampling.logit_bias.values()]
+    return torch.tensor(ids, device=device), torch.tensor(values, device=device)
+
+
+def _repetition(sampling: Sampling) -> RepetitionPenaltyLogitsProcessor | None:
     if sampling.repetition_penalty == 1.0:
         return None
     return RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)

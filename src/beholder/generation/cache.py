@@ -1,0 +1,208 @@
+"""Keys and values in fixed places, and the view of them that one forward sees as its `Cache`.
+
+Shape letters: L layers, N places, B rows, H key heads, D head width, Q new tokens per row, T stored tokens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from beholder.core.errors import ConfigError
+from beholder.generation.blocks import BlockTable
+
+# The budget that nobody set: this many whole contexts, or a quarter of the memory, whichever is less.
+DEFAULT_CONTEXTS = 16
+FALLBACK_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What one token takes."""
+
+    layers: int
+    heads: int
+    width: int
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, model: Any) -> Geometry:
+        """Read from the language model's configuration; ConfigError if its layers keep something else."""
+        config = model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"}:
+            raise ConfigError(f"the engine runs full attention only, and this model has {sorted(kinds)}")
+        heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return cls(
+            config.num_hidden_layers,
+            getattr(config, "num_key_value_heads", None) or heads,
+            width,
+            model.dtype,
+        )
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Keys and values of all layers."""
+        return 2 * self.layers * self.heads * self.width * self.dtype.itemsize
+
+
+def default_memory(geometry: Geometry, context: int, device: torch.device) -> int:
+    """A budget in bytes for keys and values where none was given."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        total = FALLBACK_BYTES
+    return min(DEFAULT_CONTEXTS * context * geometry.bytes_per_token, total // 4)
+
+
+class Store:
+    """The memory: per layer one tensor of keys and one of values, (H, N, D); taken when first written to."""
+
+    def __init__(self, geometry: Geometry, places: int, null_places: int, device: torch.device) -> None:
+        self.geometry = geometry
+        self.places = places
+        self.null_places = null_places
+        self.device = device
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+
+    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of one layer, (H, N, D) each."""
+        if index < len(self._keys):
+            return self._keys[index], self._values[index]
+        wanted = (self.geometry.heads, self.geometry.width)
+        for tensor in (key, value):
+            if (tensor.shape[1], tensor.shape[3]) != wanted or index >= self.geometry.layers:
+                raise ConfigError(
+                    f"layer {index} stores {tensor.shape[1]} heads of width {tensor.shape[3]}; by "
+                    f"its configuration the model has {self.geometry.layers} layers of {wanted[0]} heads of "
+                    f"{wanted[1]}"
+                )
+        while len(self._keys) <= index:
+            self._keys.append(self._memory(key))
+            self._values.append(self._memory(value))
+        return self._keys[index], self._values[index]
+
+    def _memory(self, like: Tensor) -> Tensor:
+        H, D = self.geometry.heads, self.geometry.width
+        memory = torch.empty((H, self.places, D), dtype=like.dtype, device=like.device)
+        memory[:, : self.null_places] = 0  # read, but masked; it must be a number
+        return memory
+
+
+class StoredView(Cache):
+    """Several rows of different lengths, each about to grow by the same number of tokens.
+
+    A single row, or `direct` rows (attended to one by one), are read where they stand if that is one run;
+    other rows are gathered side by side, shorter ones filled up with the null block.
+    """
+
+    is_compileable = False
+
+    def __init__(
+        self, store: Store, tables: Sequence[BlockTable], starts: Sequence[int], count: int, *, direct: bool
+    ) -> None:
+        super().__init__(layers=[])
+        self.store = store
+        self.count = count
+        self.direct = direct
+        self.attended = 0
+        self.updated = 0
+        self.longest = max(starts) + count
+        self._ranges = (
+            [table.ranges(0, start + count) for table, start in zip(tables, starts, strict=True)]
+            if direct or len(tables) == 1
+            else []
+        )
+        self._at = self._new_places(tables, starts)
+        self._gather = None if self._ranges else self._all_places(tables, starts)
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def _new_places(self, tables: Sequence[BlockTable], starts: Sequence[int]) -> Tensor | tuple[int, int]:
+        """Where the new tokens go: a range, or an index of rows * count places."""
+        ranges = [
+            piece
+            for table, start in zip(tables, starts, strict=True)
+            for piece in table.ranges(start, start + self.count)
+        ]
+        if len(ranges) == 1:
+            return ranges[0]
+        places = torch.cat([torch.arange(first, last) for first, last in ranges])
+        return places.to(self.store.device)
+
+    def _all_places(self, tables: Sequence[BlockTable], starts: Sequence[int]) -> Tensor:
+        """(B, T) places of everything, 0 where a row is shorter than the longest."""
+        places = torch.zeros((len(tables), self.longest), dtype=torch.long)
+        for row, (table, start) in enumerate(zip(tables, starts, strict=True)):
+            position = 0
+            for first, last in table.ranges(0, start + self.count):
+                places[row, position : position + last - first] = torch.arange(first, last)
+                position += last - first
+        return places.to(self.store.device)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Store (B, H, Q, D) keys and values; all of the rows', (B, H, T, D), come back unless `direct`."""
+        keys, values = self.store.layer(layer_idx, key_states, value_states)
+        self._write(keys, key_states)
+        self._write(values, value_states)
+        self._keys, self._values = keys, values
+        self.updated += 1
+        if self.direct:
+            return key_states, value_states
+        if self._gather is None:
+            return self.row(0)
+        return self._gathered(keys), self._gathered(values)
+
+    def _write(self, memory_HND: Tensor, new_BHQD: Tensor) -> None:
+        flat_HND = new_BHQD[0] if len(new_BHQD) == 1 else new_BHQD.transpose(0, 1).flatten(1, 2)
+        if isinstance(self._at, tuple):
+            memory_HND[:, self._at[0] : self._at[1]] = flat_HND
+        else:
+            memory_HND.index_copy_(1, self._at, flat_HND)
+
+    def row(self, index: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of one row at the layer that was updated last, (1, H, T, D); no copy of one run."""
+        assert self._keys is not None
+        assert self._values is not None
+        ranges = self._ranges[index]
+        if len(ranges) == 1:
+            first, last = ranges[0]
+            return self._keys[None, :, first:last], self._values[None, :, first:last]
+        pieces = [
+            torch.cat([memory[:, first:last] for first, last in ranges], dim=1)[None]
+            for memory in (self._keys, self._values)
+        ]
+        return pieces[0], pieces[1]
+
+    def _gathered(self, memory_HND: Tensor) -> Tensor:
+        assert self._gather is not None
+        B, T = self._gather.shape
+        return memory_HND.index_select(1, self._gather.flatten()).unflatten(1, (B, T)).transpose(0, 1)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Stored tokens of the longest row."""
+        return self.longest - self.count
+
+    def get_query_offset(self, layer_idx: int | None = 0) -> int:
+        """Where the new tokens begin in the longest row."""
+        return self.longest - self.count
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int | None = 0) -> tuple[int, int]:
+        """Length of what attention sees, and where that begins."""
+        return self.longest, 0
+
+    def get_max_length(self, layer_idx: int = 0) -> int:
+        """No limit of its own."""
+        return -1
