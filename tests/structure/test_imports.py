@@ -12,7 +12,7 @@ from tests.structure.repository import PACKAGE, ROOT, module_name, package_modul
 # the extra as a whole; elsewhere inside the function that needs it, so that its absence becomes one sentence.
 EXTRAS = {
     "accelerate", "bitsandbytes", "fastapi", "gradio", "httpx", "matplotlib", "peft", "prometheus_client",
-    "ray", "starlette", "tensorboard", "torchao", "uvicorn", "vllm",
+    "llguidance", "openai", "ray", "starlette", "tensorboard", "torchao", "uvicorn", "vllm",
 }  # fmt: skip
 ROOMS_OF_EXTRAS = ("serving", "training")
 

@@ -29,6 +29,7 @@ VERBS = {
     "ground": Verb(
         "ground", "ground", "Find what a phrase names in a picture: boxes, and the picture with them."
     ),
+    "serve": Verb("serve", "serve", "Serve models over the OpenAI API."),
     "train": Verb("train", "train", "Train a model by a recipe; resumes exactly."),
     "eval": Verb("eval", "evaluate", "Score a model and write a record of the run."),
     "data draw": Verb("data", "draw", "Draw pictures with questions and answers to train and test on."),

@@ -1,0 +1,94 @@
+"""`beholder serve`: models behind the OpenAI API, in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from beholder.cli import options
+from beholder.core.errors import ConfigError, MissingExtraError
+
+MOST_PORTS = 65535
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Hub ids or folders, or NAME=either; left out, the model in the package.",
+            show_default=False,
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is every network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=MOST_PORTS, help="Which port.")] = 8000,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of keys, one a line; BEHOLDER_API_KEYS may hold more, with commas.",
+            show_default=False,
+        ),
+    ] = None,
+    max_running: Annotated[int, typer.Option(min=1, help="Answers computed at once.")] = 32,
+    max_waiting: Annotated[int, typer.Option(min=0, help="Answers that wait; more are refused.")] = 128,
+    max_per_client: Annotated[
+        int, typer.Option(min=0, help="Answers of one key, or address without keys, at once; 0: no limit.")
+    ] = 0,
+    timeout: Annotated[float, typer.Option(min=1, help="Longest time of an answer, in seconds.")] = 600.0,
+    max_body: Annotated[int, typer.Option(min=1, help="Largest request, in MiB.")] = 64,
+    max_pictures: Annotated[int, typer.Option(min=0, help="Pictures in one request.")] = 16,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Largest picture.")] = 50.0,
+    picture_urls: Annotated[
+        bool, typer.Option(help="Whether pictures are fetched from web addresses.")
+    ] = True,
+    picture_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Fetch pictures only from this host; may be given again.", show_default=False),
+    ] = None,
+    trusted_picture_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Fetch from this host although it is in a private network; may be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    log_format: Annotated[str, typer.Option(help="text or json.")] = "text",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+) -> None:
+    """Serve models over the OpenAI API until a signal ends it; what is running then is finished first."""
+    if log_format not in ("text", "json"):
+        raise ConfigError(f"--log-format is {log_format!r}; it must be text or json")
+    try:
+        from beholder.serving import app, logs, server, settings
+        from beholder.serving.fetching import FetchLimits
+        from beholder.serving.media import MediaPolicy
+        from beholder.serving.registry import Registry
+    except ModuleNotFoundError as error:
+        raise MissingExtraError.of("beholder serve", "serve") from error
+    logs.set_up("json" if log_format == "json" else "text")
+    fetching = FetchLimits(only_hosts=_hosts(picture_host), trusted_hosts=_hosts(trusted_picture_host))
+    chosen = settings.Settings(
+        keys=settings.read_keys(api_keys),
+        media=MediaPolicy(
+            addresses=picture_urls, most_pixels=int(max_megapixels * 1_000_000), fetching=fetching
+        ),
+        most_running=max_running,
+        most_waiting=max_waiting,
+        most_per_client=max_per_client,
+        most_pictures=max_pictures,
+        most_body_bytes=max_body * 2**20,
+        request_seconds=timeout,
+    )
+    registry = Registry.of(models or [])
+    from beholder.api import load
+
+    application = app.create_app(registry, chosen, lambda source: load(source, device=device, dtype=dtype))
+    if not server.run(application, host, port):
+        raise typer.Exit(1)
+
+
+def _hosts(given: list[str] | None) -> tuple[str, ...]:
+    return tuple(host.lower() for host in given or [])
