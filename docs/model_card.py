@@ -18,7 +18,7 @@ from beholder import families
 from beholder.checkpoints.inspect import examine
 from beholder.core.records import RunRecord, hash_weights
 from beholder.evaluation.intervals import Interval
-from beholder.evaluation.run import read_figures
+from beholder.evaluation.cards import read_figures
 from beholder.mini import FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]

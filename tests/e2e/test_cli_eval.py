@@ -135,3 +135,91 @@ def test_missing_data_are_drawn(model, tmp_path, monkeypatch, capsys, name):
     assert len(list((tmp_path / "data" / name / "images").iterdir())) == 3
     assert main(arguments) == 0
     assert "drawing" not in capsys.readouterr().err
+
+
+POPE_ANSWERS = Path(__file__).resolve().parents[1] / "golden" / "eval-llava" / "pope"
+
+
+def score_pope(out: Path, *more: str) -> list[str]:
+    return [
+        "eval", "pope", "--answers", str(POPE_ANSWERS / "answers.jsonl"), "--data", str(POPE_ANSWERS),
+        "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def test_answers_are_scored_without_a_model(tmp_path):
+    program = (
+        "import sys; from beholder.cli import main; code = main(sys.argv[1:]);"
+        "assert 'torch' not in sys.modules, 'a model room was opened'; sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *score_pope(tmp_path, "--json")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)["pope"]
+    assert record["values"]["f1_mean"] == pytest.approx((0.8148148 + 0.7142857 + 0.6666667) / 3, abs=1e-6)
+    assert record["subject"] == "tiny-model"
+    assert record["settings"]["quirks"] == ["no-among-words", "by-order"]
+    assert (tmp_path / "pope" / "report.html").read_text().count("<article") == 42
+
+
+def test_strict_metric_and_comparison(tmp_path, capsys):
+    assert main(score_pope(tmp_path / "a")) == 0
+    assert main(score_pope(tmp_path / "b", "--strict-metric")) == 0
+    assert "pope v1: tiny-model, 42 rows" in capsys.readouterr().out
+    assert (
+        main(["eval", "--compare", str(tmp_path / "a" / "pope"), str(tmp_path / "b" / "pope"), "--json"]) == 0
+    )
+    told = json.loads(capsys.readouterr().out)
+    assert (told["rows"], told["test"]) == (42, "McNemar, exact")
+    assert told["lost"]
+    assert main(["eval", "--compare", str(tmp_path / "a")]) == WRONG_USAGE
+
+
+def test_beside_published_figures(tmp_path, capsys):
+    CHECK_DID_NOT_HOLD = 3
+    more = ("--compare", "published", "--published-as", "llava-v1.5-13b")
+    assert main(score_pope(tmp_path, *more)) == CHECK_DID_NOT_HOLD
+    printed = capsys.readouterr().out
+    assert "published for llava-v1.5-13b 85.9" in printed
+    assert "OUT OF tolerance" in printed
+
+
+def test_a_benchmark_of_ones_own(model, data, tmp_path, capsys):
+    picture = next((data / "images").iterdir())
+    bench = data / "mine.jsonl"
+    bench.write_text(
+        json.dumps({"image": f"images/{picture.name}", "question": "What?", "answer": "x"}) + "\n"
+    )
+    arguments = [
+        "eval",
+        str(bench),
+        "--model",
+        str(model),
+        "--out",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--json",
+    ]
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["mine"]["samples"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["eval"], "name a benchmark"),
+        (["eval", "worlds", "--shard", "4/4"], "does not exist"),
+        (["eval", "worlds", "--api", "http://127.0.0.1:9"], "--api needs --model"),
+        (["eval", "pope", "mme", "--answers", "x"], "only one"),
+    ],
+)
+def test_wrong_usage(arguments, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "data" / "worlds" / "images").mkdir(parents=True)
+    assert main(arguments) == WRONG_USAGE
+    assert told in capsys.readouterr().err

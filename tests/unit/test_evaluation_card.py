@@ -12,8 +12,8 @@ from docs import model_card, training_record
 from tests.tiny_checkpoint import make_tiny_checkpoint
 
 from beholder.core.records import RunRecord, capture, hash_weights
+from beholder.evaluation.cards import flatten
 from beholder.evaluation.intervals import Interval
-from beholder.evaluation.run import flatten
 from beholder.mini import FOLDER
 
 

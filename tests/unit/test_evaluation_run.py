@@ -16,8 +16,9 @@ import beholder
 from beholder.core.errors import ConfigError, InputError
 from beholder.core.records import RunRecord
 from beholder.evaluation import run as running
+from beholder.evaluation.cards import flatten, read_figures
 from beholder.evaluation.intervals import Interval
-from beholder.evaluation.run import RowsFailed, flatten, read_figures, run_task
+from beholder.evaluation.run import RowsFailed, run_task
 from beholder.evaluation.tasks.worlds import WORLDS
 from beholder.mini.dataset import Plan, write
 from beholder.mini.fonts import FontBook

@@ -181,5 +181,5 @@ def test_every_task_is_found_by_its_name(name):
 def test_unknown_task():
     with pytest.raises(ConfigError, match="did you mean 'worlds'"):
         find_task("world")
-    with pytest.raises(ConfigError, match="known: worlds, worlds-redrawn"):
-        find_task("mme")
+    with pytest.raises(ConfigError, match="known: worlds, worlds-redrawn, vqav2"):
+        find_task("zzzz")

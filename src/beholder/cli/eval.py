@@ -1,4 +1,4 @@
-"""`beholder eval`: ask a model every question of a benchmark and write answers and score card."""
+"""`beholder eval`: ask a model every question of a benchmark, or score answers that are there already."""
 
 from __future__ import annotations
 
@@ -14,13 +14,22 @@ from beholder.cli import options
 from beholder.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from beholder.api import VLM
     from beholder.core.records import RunRecord
+    from beholder.evaluation.judge import Judge
+    from beholder.evaluation.remote import RemoteModel
     from beholder.evaluation.run import Progress
     from beholder.evaluation.task import Task
 
+PUBLISHED = "published"
+CHECK_DID_NOT_HOLD = 3
+
 
 def evaluate(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Benchmarks, such as worlds.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME...", help="Benchmarks, such as worlds, or a .jsonl file of your own."),
+    ] = None,
     model: options.Model = None,
     data: Annotated[
         Path | None,
@@ -32,10 +41,39 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where answers.jsonl and score.json go, in a folder for each benchmark; "
+            help="Where answers.jsonl, score.json and report.html go, in a folder for each benchmark; "
             "what is answered there already is not asked again.",
             show_default="runs/eval/MODEL-HASH",
         ),
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="Score this file of answers; no model is asked.", show_default=False)
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict-metric", help="Score without the oddities of the original scorers.")
+    ] = False,
+    judge: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible server of the judge.", show_default=False)
+    ] = None,
+    judge_model: Annotated[str, typer.Option(help="The judge's name there.")] = "gpt-4-0613",
+    api: Annotated[
+        str | None,
+        typer.Option(help="Ask the model of this OpenAI-compatible server; --model is its name there."),
+    ] = None,
+    style: Annotated[
+        str, typer.Option(help="With --api: the family whose original decides how is asked, such as llava.")
+    ] = "",
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(help="Two folders of runs (give it twice), or published.", show_default=False),
+    ] = None,
+    published_as: Annotated[
+        str | None,
+        typer.Option(help="With --compare published: the model's name in the tables.", show_default=False),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="i/n: ask only part i (from 0) of n; torchrun sets it.", show_default=False),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.", show_default=False)] = None,
     batch: Annotated[int, typer.Option(min=1, help="Rows asked at once; 1 asks as `ask` does.")] = 32,
@@ -44,40 +82,170 @@ def evaluate(
     dtype: options.Dtype = "auto",
 ) -> None:
     """Score a model on benchmarks. Stopped and started again, it goes on where it was."""
+    chosen = compare or []
+    if chosen and chosen != [PUBLISHED]:
+        return compare_runs(names or [], chosen, as_json)
+    if not names:
+        raise ConfigError("name a benchmark, such as worlds, or two runs with --compare A --compare B")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{', '.join(repeated)} is given twice")
     from beholder.evaluation.tasks import find_task
 
     tasks = [find_task(name) for name in names]
+    if answers and len(tasks) > 1:
+        raise ConfigError("--answers belongs to one benchmark; name only one")
+    asker = make_judge(judge, judge_model, out or Path("runs/eval"))
+    if answers:
+        records = score_file(tasks[0], answers, data, out, model, strict, asker)
+    else:
+        settings = {"strict": strict, "judge": asker, "limit": limit, "batch": batch}
+        where = {"device": device, "dtype": dtype}
+        records = ask_model(tasks, model, data, out, api, style, shard, settings, where)
+    show(records, as_json, published_as, bool(chosen))
 
-    from beholder.api import BUILT_IN, checkpoint_folder, load
-    from beholder.core.records import hash_weights
+
+def make_judge(url: str | None, name: str, home: Path) -> Judge | None:
+    """The judge, whose replies are kept beside the runs; none where no server is named."""
+    if url is None:
+        return None
+    from beholder.evaluation.endpoint import Endpoint
+    from beholder.evaluation.judge import Judge
+
+    return Judge(Endpoint(url), name, home / "judge")
+
+
+def score_file(
+    task: Task, answers: Path, data: Path | None, out: Path | None, subject: str | None, strict: bool,
+    judge: Judge | None,
+) -> dict[str, RunRecord]:  # fmt: skip
+    """The score card of answers made elsewhere."""
+    from beholder.core.errors import InputError
+    from beholder.evaluation.scoring import score_answers
+
+    if not answers.exists():
+        raise InputError(f"there is no file {answers}")
+    folder = data_folder(task, data)
+    target = (out or Path("runs/eval") / answers.stem) / task.name
+    try:
+        record = score_answers(task, answers, folder, target, subject=subject, strict=strict, judge=judge)
+    finally:
+        tell(task, folder, target)
+    return {task.name: record}
+
+
+def ask_model(
+    tasks: list[Task], model: str | None, data: Path | None, out: Path | None, api: str | None, style: str,
+    shard: str | None, settings: dict[str, object], where: dict[str, str],
+) -> dict[str, RunRecord]:  # fmt: skip
+    """Score cards of a model, each written as soon as its benchmark is done."""
     from beholder.evaluation.run import run_task
+    from beholder.evaluation.shards import Shard
 
-    weights = hash_weights(checkpoint_folder(model))
-    folders = [data_folder(task, data or Path("runs/data")) for task in tasks]
-    home = out or Path("runs/eval") / f"{Path(model or BUILT_IN).name}-{weights[:8]}"
-    vlm = load(model, device=device, dtype=dtype)
+    folders = [data_folder(task, data) for task in tasks]
+    part = Shard.read(shard) if shard else Shard.of_environment()
+    vlm, weights, home = remote(api, model, style) if api else local(model, where)
     records: dict[str, RunRecord] = {}
     for task, folder in zip(tasks, folders, strict=True):
-        target = home / task.name
-        records[task.name] = run_task(
-            vlm, weights, task, folder, target, batch=batch, limit=limit, progress=counter(task.name)
-        )
-        print(f"{target}: answers.jsonl, score.json", file=sys.stderr)
-    if as_json:
-        print(json.dumps({name: asdict(record) for name, record in records.items()}, ensure_ascii=False))
-    else:
-        print("\n\n".join(table(record) for record in records.values()))
+        target = (out or home) / task.name
+        try:
+            record = run_task(
+                vlm,
+                weights,
+                task,
+                folder,
+                target,
+                shard=part,
+                progress=counter(task.name),
+                **settings,  # type: ignore[arg-type]
+            )
+        finally:
+            tell(task, folder, target)
+        if record is None and part:
+            print(f"{target}: part {part.index} of {part.count} is done, others are not yet", file=sys.stderr)
+        elif record:
+            records[task.name] = record
+    return records
 
 
-def data_folder(task: Task, data: Path) -> Path:
+def local(model: str | None, where: dict[str, str]) -> tuple[VLM, str, Path]:
+    """A model in this process, the hash of its weights, and where its runs go."""
+    from beholder.api import BUILT_IN, checkpoint_folder, load
+    from beholder.core.records import hash_weights
+
+    weights = hash_weights(checkpoint_folder(model))
+    home = Path("runs/eval") / f"{Path(model or BUILT_IN).name}-{weights[:8]}"
+    return load(model, **where), weights, home
+
+
+def remote(url: str, model: str | None, style: str) -> tuple[RemoteModel, str, Path]:
+    """A model behind a server; its weights are not known."""
+    from beholder.evaluation.endpoint import Endpoint
+    from beholder.evaluation.remote import RemoteModel
+
+    if not model:
+        raise ConfigError("--api needs --model, the model's name at that server")
+    from beholder.families import FAMILIES
+
+    if style and style not in FAMILIES:
+        raise ConfigError(f"--style {style!r} is no family; known: {', '.join(FAMILIES)}")
+    return RemoteModel(Endpoint(url), model, style), "", Path("runs/eval") / f"api-{Path(model).name}"
+
+
+def data_folder(task: Task, data: Path | None) -> Path:
     """Where a benchmark's data are, in the folder itself or below it; drawn now if they can be."""
-    folder = data if (data / task.source).exists() else data / task.name
+    given = data or task.home or Path("runs/data")
+    folder = given if task.find_source(given) else given / task.name
     if task.draw and not folder.exists():
         print(f"{task.name}: drawing the pictures into {folder}", file=sys.stderr)
     task.prepare(folder)
     return folder
+
+
+def tell(task: Task, data: Path, target: Path) -> None:
+    """Write the page about what is there, and say what was written."""
+    from beholder.core.records import RunRecord
+    from beholder.evaluation.answers import read_whole_lines
+    from beholder.evaluation.report import write_report
+
+    answers, score = target / "answers.jsonl", target / "score.json"
+    if not answers.exists():
+        return
+    rows = {row["id"]: row for row in task.load(data)}
+    record = RunRecord.read(score) if score.exists() else None
+    write_report(target / "report.html", read_whole_lines(answers), rows, data, record)
+    print(f"{target}: {', '.join(sorted(p.name for p in target.iterdir() if p.is_file()))}", file=sys.stderr)
+
+
+def show(records: dict[str, RunRecord], as_json: bool, published_as: str | None, published: bool) -> None:
+    """Print the score cards, and beside them what was published."""
+    from beholder.evaluation.cards import table
+    from beholder.evaluation.compare import compare_published
+
+    found = {name: compare_published(r, published_as) if published else [] for name, r in records.items()}
+    if as_json:
+        told = {name: asdict(record) for name, record in records.items()}
+        if published:
+            told = {"records": told, "published": [asdict(one) for ones in found.values() for one in ones]}
+        print(json.dumps(told, ensure_ascii=False))
+    else:
+        blocks = ["\n".join([table(record), *map(str, found[name])]) for name, record in records.items()]
+        print("\n\n".join(blocks))
+    if published and not any(found.values()):
+        print("nothing is published for this model; name one with --published-as", file=sys.stderr)
+    if any(not one.is_within for ones in found.values() for one in ones):
+        raise typer.Exit(CHECK_DID_NOT_HOLD)
+
+
+def compare_runs(names: list[str], runs: list[str], as_json: bool) -> None:
+    """Print the paired test of two runs."""
+    # `--compare A B` leaves B among the names.
+    paths = [*runs, *names]
+    if len(paths) != 2:
+        raise ConfigError(f"--compare takes two runs or {PUBLISHED}, not {len(paths)}: {', '.join(paths)}")
+    from beholder.evaluation.compare import compare, comparison_text
+
+    told = compare(Path(paths[0]), Path(paths[1]))
+    print(json.dumps(told.to_json()) if as_json else comparison_text(told, paths[0], paths[1]))
 
 
 def counter(name: str) -> Progress:
@@ -94,28 +262,3 @@ def counter(name: str) -> Progress:
         told = tenth
 
     return show
-
-
-def table(record: RunRecord) -> str:
-    """The figures in percent with their intervals: one line for each, its parts (`figure.part`) beside it."""
-    from beholder.evaluation.run import read_figures
-
-    figures = read_figures(record.values)
-    names = [name for name in figures if "." not in name]
-    parts = list(dict.fromkeys(name.partition(".")[2] for name in figures))  # "" is the whole figure
-    lines = [["", *(part or "all" for part in parts)]]
-    for name in names:
-        cells = (figures.get(f"{name}.{part}" if part else name) for part in parts)
-        lines.append(
-            [
-                name,
-                *(f"{100 * f.value:.1f} [{100 * f.low:.1f}, {100 * f.high:.1f}]" if f else "" for f in cells),
-            ]
-        )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = (
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-    head = f"{record.measure}: {record.subject}, {record.samples} rows; percent with 95 % intervals"
-    return "\n".join([head, *rows])

@@ -35,12 +35,7 @@ class AnswerFile:
 
     def _reopen(self) -> None:
         """Keep the whole answers of an earlier start and drop the rest, in one atomic step."""
-        # Not splitlines(): it also breaks at characters that JSON leaves in an answer as they are.
-        *lines, rest = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
-        if rest:
-            log.info("%s: the last line is half written; its row is asked again", self.path)
-        for text in lines:
-            line = _parse(text, self.path)
+        for line in read_whole_lines(self.path):
             if "error" not in line:
                 self.answers[line["id"]] = line
         fresh = self.path.with_suffix(".tmp")
@@ -66,6 +61,15 @@ class AnswerFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def read_whole_lines(path: Path) -> list[Line]:
+    """The lines of a file of answers; a half-written last one is left out."""
+    # Not splitlines(): it also breaks at characters that JSON leaves in an answer as they are.
+    *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    if rest:
+        log.info("%s: the last line is half written; its row is asked again", path)
+    return [_parse(text, path) for text in lines]
 
 
 def _claim(path: Path, identity: Mapping[str, Any]) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Conversation = Sequence[Message]
 
+KNOWN_INPUTS = {"input_ids", "attention_mask", "pixel_values"}
+
 
 def answer_one(vlm: VLM, messages: Conversation, max_tokens: int) -> Reply:
     """The slow twin: one conversation through the same door as everybody's."""
@@ -35,7 +37,9 @@ def answer_batch(vlm: VLM, conversations: Sequence[Conversation], max_tokens: in
     start = time.perf_counter()
     encoded = [vlm.processor.encode(messages) for messages in conversations]
     longest = max(one["input_ids"].shape[1] for one in encoded)
-    if len(conversations) == 1 or longest + max_tokens > vlm.context:
+    # What is not known here (token types of a family, say) goes through the door that knows it.
+    is_plain = all(one.keys() <= KNOWN_INPUTS for one in encoded)
+    if len(conversations) == 1 or not is_plain or longest + max_tokens > vlm.context:
         return [answer_one(vlm, messages, max_tokens) for messages in conversations]
     with torch.inference_mode():
         said = Batch(vlm, conversations, encoded).run(max_tokens)

@@ -7,21 +7,24 @@ answer: there is no score card before every row has its answer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from beholder.core.errors import BeholderError, ConfigError, InputError
-from beholder.core.records import RunRecord, capture
+from beholder.core.errors import ConfigError
+from beholder.core.records import RunRecord
 from beholder.core.types import Box
 from beholder.evaluation.answers import AnswerFile, Line
 from beholder.evaluation.batches import answer_batch, answer_one
-from beholder.evaluation.intervals import Interval
-from beholder.evaluation.task import Reply, Row, Task, fingerprint
-from beholder.processing.images import open_picture
+from beholder.evaluation.judge import Judge
+from beholder.evaluation.remote import RemoteModel
+from beholder.evaluation.scoring import RowsFailed, score_pairs, write_card, write_submission
+from beholder.evaluation.shards import Shard, gather
+from beholder.evaluation.task import Reply, Row, Style, Task, fingerprint, open_row_picture
 
 if TYPE_CHECKING:
     from beholder.api import VLM
@@ -34,12 +37,8 @@ HOPELESS = 16  # this many failures without an answer between them, and the run 
 log = logging.getLogger("beholder")
 
 
-class RowsFailed(BeholderError, RuntimeError):
-    """Some rows have no answer, so there is no score."""
-
-
 def run_task(
-    vlm: VLM,
+    vlm: VLM | RemoteModel,
     weights: str,
     task: Task,
     data: Path,
@@ -48,44 +47,110 @@ def run_task(
     batch: int = 32,
     limit: int | None = None,
     progress: Progress = lambda answered, rows: None,
-) -> RunRecord:
+    strict: bool = False,
+    judge: Judge | None = None,
+    shard: Shard | None = None,
+) -> RunRecord | None:
     """Answers of all rows (or the first `limit`) to OUT/answers.jsonl, their score card to OUT/score.json.
 
-    `weights` is the hash of the model's weights: answers of other weights in OUT are refused.
+    `weights` is the hash of the model's weights: answers of other weights in OUT are refused. A `shard` asks
+    its part of the rows in a folder of its own; there is no record before all parts are done.
     """
     if batch < 1 or (limit is not None and limit < 1):
         raise ConfigError(f"batch is {batch} and limit is {limit}; both must be at least 1")
+    if task.review and judge is None:
+        raise ConfigError(
+            f"{task.name} is scored by a judge; name its server with --judge and its model with --judge-model"
+        )
     every = task.load(data)
     rows = every[:limit]
-    settings = {"data": fingerprint(every), "dtype": str(vlm.model.dtype), "max_tokens": task.max_tokens}
-    with AnswerFile(out, {"task": task.measure, "weights": weights, **settings}) as file:
-        ask_rows(vlm, task, rows, data, file, batch, progress)
+    style = task.style(family_of(vlm))
+    settings = {"data": fingerprint(every), **describe_model(vlm), "max_tokens": style.max_tokens}
+    mine = shard.part(rows) if shard else rows
+    folder = out / shard.folder if shard else out
+    if style.template:
+        settings |= {"template": style.template}
+    identity = {"task": task.measure, "weights": weights, **settings}
+    with AnswerFile(folder, identity) as file, template_of(vlm, style.template):
+        ask_rows(vlm, task, mine, data, file, batch, progress)
     if file.failures:
         name, reason = next(iter(file.failures.items()))
         raise RowsFailed(
-            f"{len(file.failures)} of {len(rows)} rows failed, first {name} ({reason}); run the same command "
+            f"{len(file.failures)} of {len(mine)} rows failed, first {name} ({reason}); run the same command "
             f"again to ask only these, all other answers are in {file.path}"
         )
-    lines = [file.answers[row["id"]] for row in rows]
-    scores = [task.score(_reply(line), row) for line, row in zip(lines, rows, strict=True)]
-    settings |= {"batch": batch, "limit": limit, "sampling": "greedy", "protocol": task.protocol}
-    settings |= {"pictures": len({row["image"] for row in rows})}
-    record = capture(
-        subject=Path(vlm.name).name if Path(vlm.name).is_dir() else vlm.name,
-        weights=weights,
-        measure=task.measure,
-        values=flatten(task.summary(scores)),
-        samples=len(rows),
-        settings=settings | {"device": str(vlm.model.device), "threads": torch.get_num_threads()},
+    answers = gather(out, shard.count, rows) if shard else file.answers
+    if answers is None:
+        return None
+    settings |= {"batch": batch, "limit": limit, "sampling": "greedy", "rows": len(every)}
+    asked = {row["id"]: answers[row["id"]] for row in rows}
+    kept = [line for name, line in answers.items() if name not in asked]
+    return score_lines(vlm, weights, task, rows, [*asked.values()], kept, data, out, settings, strict, judge)
+
+
+def score_lines(
+    vlm: VLM | RemoteModel, weights: str, task: Task, rows: Sequence[Row], lines: Sequence[Line],
+    kept: Sequence[Line], data: Path, out: Path, settings: Mapping[str, Any], strict: bool,
+    judge: Judge | None,
+) -> RunRecord:  # fmt: skip
+    """Scores of answered rows, their record and what is uploaded; `kept` are answers beyond the limit."""
+    pairs = [(row, _reply(line)) for row, line in zip(rows, lines, strict=True)]
+    write_submission(task, pairs, data, out)
+    scored = score_pairs(task, pairs, strict, judge)
+    told = [{**_bare(line), **one.line()} for line, one in zip(lines, scored, strict=True)]
+    pictures = len({row["image"] for row in rows})
+    return write_card(
+        task, scored, out, Path(vlm.name).name if Path(vlm.name).is_dir() else vlm.name,
+        {**settings, "pictures": pictures, **describe_device(vlm)},
+        strict=strict, judge=judge, weights=weights, lines=[*told, *kept],
         seconds=round(sum(line["seconds"] for line in lines), 3),
-    )
-    record.write(out / "score.json")
-    return record
+    )  # fmt: skip
+
+
+def _bare(line: Line) -> Line:
+    """A line without what an earlier scoring added."""
+    return {key: value for key, value in line.items() if key not in ("scores", "judge_error")}
+
+
+def family_of(vlm: VLM | RemoteModel) -> str:
+    """The family whose original decides how a task asks."""
+    return vlm.family if isinstance(vlm, RemoteModel) else vlm.family.name
+
+
+@contextmanager
+def template_of(vlm: VLM | RemoteModel, name: str | None) -> Iterator[None]:
+    """Ask in the template that the style names, where a family's processor has several."""
+    if name is None or isinstance(vlm, RemoteModel):
+        yield
+        return
+    if not hasattr(vlm.processor, "template"):
+        raise ConfigError(f"{vlm.family.title} has no choice of templates, and this task asks in {name!r}")
+    usual = vlm.processor.template
+    vlm.processor.template = name
+    try:
+        yield
+    finally:
+        vlm.processor.template = usual
+
+
+def describe_model(vlm: VLM | RemoteModel) -> dict[str, Any]:
+    """What answers depend on besides weights and questions."""
+    if isinstance(vlm, RemoteModel):
+        return {"api": vlm.endpoint.url, "model": vlm.name, "family": vlm.family}
+    return {"dtype": str(vlm.model.dtype)}
+
+
+def describe_device(vlm: VLM | RemoteModel) -> dict[str, Any]:
+    """Where the model ran."""
+    if isinstance(vlm, RemoteModel):
+        return {}
+    return {"device": str(vlm.model.device), "threads": torch.get_num_threads()}
 
 
 def ask_rows(
-    vlm: VLM, task: Task, rows: Sequence[Row], data: Path, file: AnswerFile, batch: int, progress: Progress
-) -> None:
+    vlm: VLM | RemoteModel, task: Task, rows: Sequence[Row], data: Path, file: AnswerFile, batch: int,
+    progress: Progress,
+) -> None:  # fmt: skip
     """Ask what has no answer yet, in order, so that rows about one picture come together."""
     pending = [row for row in rows if row["id"] not in file.answers]
     if len(pending) < len(rows):
@@ -101,37 +166,44 @@ def ask_rows(
         progress(len(rows) - len(pending) + start + len(chosen), len(rows))
 
 
-def ask_batch(vlm: VLM, task: Task, rows: Sequence[Row], data: Path) -> list[Line]:
+def ask_batch(vlm: VLM | RemoteModel, task: Task, rows: Sequence[Row], data: Path) -> list[Line]:
     """Lines for some rows; if the batch fails as a whole, each row is tried by itself."""
     conversations: list[Sequence[Message]] = []
+    style = task.style(family_of(vlm))
     try:
-        pictures = {name: open_picture(data / name) for name in {row["image"] for row in rows}}
-        conversations = [task.conversation(row, pictures[row["image"]]) for row in rows]
-        replies = answer_batch(vlm, conversations, task.max_tokens)
-        return [_line(task, row, reply) for row, reply in zip(rows, replies, strict=True)]
+        pictures = {name: open_row_picture(data, name) for name in {row["image"] for row in rows}}
+        conversations = [task.conversation(row, pictures[row["image"]], style) for row in rows]
+        if isinstance(vlm, RemoteModel):
+            replies = vlm.answers(conversations, style.max_tokens)
+        else:
+            replies = answer_batch(vlm, conversations, style.max_tokens)
+        return [_line(style, row, reply) for row, reply in zip(rows, replies, strict=True)]
     except Exception as error:
         if len(rows) > 1:
             log.warning("a batch failed (%s); its rows are asked one by one", error)
     return [ask_alone(vlm, task, row, data) for row in rows]
 
 
-def ask_alone(vlm: VLM, task: Task, row: Row, data: Path) -> Line:
+def ask_alone(vlm: VLM | RemoteModel, task: Task, row: Row, data: Path) -> Line:
     """The line of one row, with its answer or with what went wrong."""
+    style = task.style(family_of(vlm))
     try:
-        conversation = task.conversation(row, open_picture(data / row["image"]))
-        return _line(task, row, answer_one(vlm, conversation, task.max_tokens))
+        conversation = task.conversation(row, open_row_picture(data, row["image"]), style)
+        if isinstance(vlm, RemoteModel):
+            return _line(style, row, vlm.answer(conversation, style.max_tokens))
+        return _line(style, row, answer_one(vlm, conversation, style.max_tokens))
     except Exception as error:  # whatever it is, the row failed and the file says so
         log.warning("row %s failed: %s", row["id"], error)
         return {"id": row["id"], "question": row["question"], "error": f"{type(error).__name__}: {error}"}
 
 
-def _line(task: Task, row: Row, reply: Reply) -> Line:
+def _line(style: Style, row: Row, reply: Reply) -> Line:
     return {
         "id": row["id"],
         "question": row["question"],
+        "prompt": style.text(row),
         "answer": reply.text,
         "boxes": [asdict(box) for box in reply.boxes],
-        "scores": dict(task.score(reply, row)),
         "tokens": reply.tokens,
         "seconds": round(reply.seconds, 4),
     }
@@ -139,25 +211,3 @@ def _line(task: Task, row: Row, reply: Reply) -> Line:
 
 def _reply(line: Line) -> Reply:
     return Reply(line["answer"], tuple(Box(**box) for box in line["boxes"]), line["tokens"], line["seconds"])
-
-
-def flatten(figures: Mapping[str, Interval]) -> dict[str, float]:
-    """Figures as records hold them: `name`, and `name.low`, `name.high`, `name.samples` beside it."""
-    values: dict[str, float] = {}
-    for name, figure in figures.items():
-        values |= {name: figure.value, f"{name}.low": figure.low, f"{name}.high": figure.high}
-        values[f"{name}.samples"] = figure.samples
-    return values
-
-
-def read_figures(values: Mapping[str, float]) -> dict[str, Interval]:
-    """The way back from `flatten`."""
-    names = [name for name in values if f"{name}.samples" in values]
-    if len(names) * 4 != len(values):
-        raise InputError("these values are not figures with intervals; the record is none of `beholder eval`")
-    return {
-        name: Interval(
-            values[name], values[f"{name}.low"], values[f"{name}.high"], int(values[name + ".samples"])
-        )
-        for name in names
-    }

@@ -1,6 +1,6 @@
-"""What a benchmark is: rows, the prompt, the score of one answer, and the figures over all scores.
+"""What a benchmark is: rows, how each family's original asks, the score of one answer, figures over all.
 
-A task knows neither models nor files of answers; `run.py` brings it together with them.
+A task knows neither models nor files of answers; `run.py` and `scoring.py` bring it together with them.
 """
 
 from __future__ import annotations
@@ -9,37 +9,79 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beholder.core.errors import InputError
 from beholder.core.types import Box, Message
+from beholder.evaluation.files import Said
 from beholder.evaluation.intervals import Interval
+from beholder.processing.images import open_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# JSON values; at least "id" (unique), "image" (a path below the data folder) and "question".
+# JSON values; at least "id" (unique), "image" (a path below the data folder, a data URL, or "" for none) and
+# "question".
 Row = Mapping[str, Any]
 Scores = Mapping[str, Any]  # JSON values: what `summary` needs to know of one answer
+Scorer = Callable[["Reply", Row], Scores]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model said, the boxes in it as pixels of the picture, and what it cost."""
+    """What the model said, the boxes in it as pixels of the picture, and what it cost.
+
+    `prompt` is what an answer file says was asked; `is_missing` marks a row without an answer.
+    """
 
     text: str
     boxes: tuple[Box, ...] = ()
     tokens: int = 0
     seconds: float = 0.0
+    prompt: str = ""
+    is_missing: bool = False
+
+
+Pair = tuple[Row, Reply]
+Pairing = Callable[[Sequence[Said], Sequence[Row]], list[Pair]]
+# A judge's reply to messages with settings (temperature, max_tokens ...).
+AskJudge = Callable[[Sequence[Mapping[str, str]], Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How one family's original asks: the prompt for a row, the longest answer, the template it names."""
+
+    prompt: str | Callable[[Row], str] = "{question}"
+    max_tokens: int = 32
+    template: str | None = None
+
+    def text(self, row: Row) -> str:
+        """The question as it is put to the model."""
+        return self.prompt.format_map(row) if isinstance(self.prompt, str) else self.prompt(row)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One column of the authors' tables: a figure of a task, by model."""
+
+    source: str
+    figures: Mapping[str, float]  # name of the checkpoint -> percent or points
+    figure: str = ""  # which figure of the task it is; the headline if left out
+    tolerance: float = 0.5  # how far a faithful run may lie from them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """One benchmark. `version` rises with every change that could move a score; `protocol` tells the rules.
 
-    `rows` reads the file `source` of a data folder; `draw` writes the folder of a benchmark that is drawn.
+    `rows` reads the file `source` (a name or glob pattern, alternatives parted by |) of a data folder; `draw`
+    writes the folder of a benchmark that is drawn. `score` scores as the original does, oddities included
+    (`quirks` names them); `strict` scores without them. `pair` finds the rows of answers made elsewhere.
+    `submit` makes what is uploaded, by file name. `review` asks a judge where no rule can score; `reviewed`
+    and `grades` read what judges said earlier.
     """
 
     name: str
@@ -47,28 +89,62 @@ class Task:
     protocol: str
     source: str
     rows: Callable[[Path], Sequence[Row]]
-    score: Callable[[Reply, Row], Scores]
+    score: Scorer
     summary: Callable[[Sequence[Scores]], Mapping[str, Interval]]
-    prompt: str = "{question}"
+    prompt: str | Callable[[Row], str] = "{question}"
     max_tokens: int = 32
     draw: Callable[[Path], None] | None = None
+    strict: Scorer | None = None
+    quirks: Mapping[str, str] = field(default_factory=dict[str, str])
+    styles: Mapping[str, Style] = field(default_factory=dict[str, Style])
+    pair: Pairing | None = None
+    skips_broken_lines: bool = False
+    headline: str = "accuracy"
+    points: tuple[str, ...] = ()  # figures that are no shares of one; "*" for all
+    published: tuple[Published, ...] = ()
+    submit: Callable[[Sequence[Pair], Path], Mapping[str, bytes]] | None = None
+    review: Callable[[AskJudge, Reply, Row], Scores] | None = None
+    reviewed: Callable[[Said], Scores] | None = None  # reads a line of a file of reviews
+    grades: Callable[[Path, Sequence[Row]], list[Scores]] | None = None  # reads a file of grades
+    strict_summary: Callable[[Sequence[Scores]], Mapping[str, Interval]] | None = None
+    fetch: Callable[[Path], None] | None = None  # gets the data from the Hugging Face hub
+    home: Path | None = None  # the data folder, where the task itself knows it
 
     @property
     def measure(self) -> str:
         """Name and version, as records carry them."""
         return f"{self.name} v{self.version}"
 
+    def style(self, family: str) -> Style:
+        """How the original of that family asks; as the task itself says, which is LLaVA's way, by default."""
+        return self.styles.get(family, Style(prompt=self.prompt, max_tokens=self.max_tokens))
+
+    def scorer(self, is_strict: bool) -> Scorer:
+        """The rule for one answer: the original's, or the one without its quirks."""
+        return self.strict if is_strict and self.strict else self.score
+
+    def summarize(self, scores: Sequence[Scores], is_strict: bool = False) -> Mapping[str, Interval]:
+        """The figures over all scores, as the original counts or without its quirks."""
+        return (self.strict_summary if is_strict and self.strict_summary else self.summary)(scores)
+
     def prepare(self, data: Path) -> None:
-        """Draw a benchmark that can be drawn, unless its folder is there; it appears when it is whole."""
+        """Draw or fetch a benchmark, unless its data are there; a drawn one appears when it is whole."""
+        if self.fetch and self.find_source(data) is None:
+            self.fetch(data)
         if self.draw and not data.exists():
             unfinished = data.with_name(f"{data.name}.drawing")
             self.draw(unfinished)
             os.rename(unfinished, data)
 
+    def find_source(self, data: Path) -> Path | None:
+        """The file (or folder) of the questions: of the first alternative that is there the last by name."""
+        found = (max(data.glob(pattern), default=None) for pattern in self.source.split("|"))
+        return next((path for path in found if path), None)
+
     def load(self, data: Path) -> Sequence[Row]:
         """All rows of a data folder. Answers are kept under their ids, so ids that repeat are an error."""
-        path = data / self.source
-        if not path.exists():
+        path = self.find_source(data)
+        if path is None:
             raise InputError(
                 f"{data} has no {self.source}, so it is not the data of {self.name}; mend --data"
             )
@@ -79,9 +155,19 @@ class Task:
             raise InputError(f"{data}: some rows of {self.name} have the same id; each needs its own")
         return rows
 
-    def conversation(self, row: Row, picture: Image) -> tuple[Message, ...]:
+    def conversation(
+        self, row: Row, picture: Image | None, style: Style | None = None
+    ) -> tuple[Message, ...]:
         """What the model is shown and asked for one row."""
-        return (Message.user(picture, self.prompt.format_map(row)),)
+        text = (style or self.style("")).text(row)
+        return (Message.user(text) if picture is None else Message.user(picture, text),)
+
+
+def open_row_picture(data: Path, image: str) -> Image | None:
+    """The picture of a row: a file below the data folder, a picture in the row itself, or none."""
+    if not image:
+        return None
+    return open_picture(image if image.startswith("data:") else data / image)
 
 
 def fingerprint(rows: Sequence[Row]) -> str:

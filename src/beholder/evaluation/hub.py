@@ -1,0 +1,75 @@
+"""Benchmarks that live on the Hugging Face hub: fetched once, kept as JSON lines and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from beholder.core.errors import InputError, MissingExtraError
+
+Fetch = Callable[[str, list[str]], Path]  # repository and patterns -> the folder with the files
+Record = Mapping[str, Any]
+
+
+def fetch_files(repository: str, patterns: list[str]) -> Path:
+    """The files of a data set, through the hub's own cache."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(repository, repo_type="dataset", allow_patterns=patterns))
+
+
+def read_parquet(path: Path) -> Iterator[Record]:
+    """The records of a parquet file."""
+    try:
+        import pyarrow.parquet as parquet  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise MissingExtraError.of("reading data sets of the hub (parquet)", "eval") from error
+    for batch in parquet.ParquetFile(path).iter_batches():  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        yield from batch.to_pylist()  # pyright: ignore[reportUnknownMemberType]
+
+
+def fetch_split(
+    repository: str,
+    split: str,
+    data: Path,
+    fetch: Fetch = fetch_files,
+    read: Callable[[Path], Iterator[Record]] = read_parquet,
+) -> Path:
+    """A split as DATA/<split>.jsonl, its pictures beside it; what is there already is not fetched again."""
+    target = data / f"{split}.jsonl"
+    if target.exists():
+        return target
+    folder = fetch(repository, [f"*{split}*"])
+    files = sorted(path for path in folder.rglob(f"*{split}*") if path.suffix in (".parquet", ".jsonl"))
+    if not files:
+        raise InputError(f"{repository} has no files of a split {split!r}")
+    (data / "images").mkdir(parents=True, exist_ok=True)
+    fresh = target.with_suffix(".tmp")
+    with fresh.open("w", encoding="utf-8") as file:
+        for path in files:
+            for record in read(path) if path.suffix == ".parquet" else _json_lines(path):
+                file.write(json.dumps(_without_pictures(record, data), ensure_ascii=False) + "\n")
+    fresh.rename(target)
+    return target
+
+
+def _json_lines(path: Path) -> Iterator[Record]:
+    with path.open(encoding="utf-8") as file:
+        yield from (json.loads(line) for line in file if line.strip())
+
+
+def _without_pictures(record: Record, data: Path) -> dict[str, Any]:
+    """A record whose pictures (bytes, as the hub's image features have them) are files with their names."""
+    told: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):  # pyright: ignore[reportUnknownMemberType]
+            content: bytes = value["bytes"]
+            ending = "jpg" if content.startswith(b"\xff\xd8") else "png"
+            name = f"images/{record.get('id', record.get('question_id', 'row'))}-{key}.{ending}"
+            (data / name).write_bytes(content)
+            told[key] = name
+        else:
+            told[key] = value
+    return told
