@@ -1,6 +1,11 @@
-"""`beholder data`: draw the worlds that the built-in model is trained and measured on."""
+"""`beholder data`: draw worlds to train on; check a recipe's rows and show how one of them is trained."""
 
 from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Exit, Option
+
+NOT_HELD = 3
 
 
 def draw(
@@ -36,3 +41,57 @@ def draw(
     print(
         f"{out}: {manifest['counts']['conversations']} pictures, {manifest['counts']['questions']} questions"
     )
+
+
+def check(
+    recipe: Annotated[str, Argument(help="A packaged recipe (family/stage) or a YAML file.")],
+    overrides: Annotated[list[str] | None, Argument(help="Settings to change, as key=value.")] = None,
+    tokens: Annotated[
+        bool, Option(help="Count tokens too, which needs the files of the recipe's model.")
+    ] = True,
+) -> None:
+    """Decode every picture and read every row of a recipe; exits with 3 if a row cannot be trained on."""
+    from beholder.training.checking import MANIFEST, check, write_manifest
+    from beholder.training.sources import sources_of
+    from beholder.training.stages import read_recipe
+
+    resolved = read_recipe(recipe, overrides or [])
+    sources = sources_of(resolved)
+    report = check(sources, _processor(resolved) if tokens else None, resolved.max_length)
+    print(report.told())
+    resolved.output.mkdir(parents=True, exist_ok=True)
+    write_manifest(sources, report, resolved.output / MANIFEST)
+    if not report.holds:
+        raise Exit(NOT_HELD)
+
+
+def show(
+    recipe: Annotated[str, Argument(help="A packaged recipe (family/stage) or a YAML file.")],
+    row: Annotated[str, Argument(help="Its id, or its number from 0.")],
+    overrides: Annotated[list[str] | None, Argument(help="Settings to change, as key=value.")] = None,
+) -> None:
+    """Print a row's tokens as they are trained: trained ones stand in brackets."""
+    from beholder.core.errors import InputError
+    from beholder.training.checking import show
+    from beholder.training.data import row_name
+    from beholder.training.sources import sources_of
+    from beholder.training.stages import read_recipe
+
+    resolved = read_recipe(recipe, overrides or [])
+    rows = [(one, folder) for source, folder in sources_of(resolved) for one in source]
+    found = next((pair for pair in rows if row_name(pair[0]) == row), None)
+    if found is None and row.isdigit() and int(row) < len(rows):
+        found = rows[int(row)]
+    if found is None:
+        raise InputError(f"there is no row {row!r}; the recipe has {len(rows)} rows, numbered from 0")
+    print(show(*found, _processor(resolved)))
+
+
+def _processor(recipe: Any) -> Any:
+    """The processor of the recipe's model, set as the recipe says."""
+    from beholder import families
+    from beholder.core.hub import find_checkpoint
+    from beholder.training.feeding import prepared
+
+    folder = find_checkpoint(recipe.model)
+    return prepared(families.identify_folder(folder).processor_class().from_pretrained(folder), recipe)

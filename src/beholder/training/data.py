@@ -1,9 +1,10 @@
-"""Training rows in LLaVA's JSON or JSONL form, turned into samples by the family's processor."""
+"""Training rows in LLaVA's form or with OpenAI's messages, turned into samples by the family's processor."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,8 +14,10 @@ from beholder.core.errors import InputError
 from beholder.core.types import Message
 from beholder.processing.images import open_picture
 from beholder.processing.labels import IGNORED
+from beholder.processing.messages import IMAGE_KEYS, read_message
 
 MARKER = "<image>"
+ROW = "row"  # which row a sample was made of
 SPEAKERS = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
@@ -42,9 +45,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             f"{path} is not valid JSON ({error}); expected a list of rows or one row per line"
         ) from error
     if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and "conversations" in row for row in rows
+        isinstance(row, dict) and ("conversations" in row or "messages" in row) for row in rows
     ):
-        raise InputError(f"{path}: every row must be an object with a 'conversations' list")
+        raise InputError(f"{path}: every row must be an object with a 'conversations' or 'messages' list")
     return rows
 
 
@@ -55,10 +58,44 @@ def row_name(row: dict[str, Any]) -> str:
 
 def row_pictures(row: dict[str, Any]) -> list[str]:
     """Picture paths of a row: `image` may be missing, one string, or a list."""
+    if "messages" in row:
+        return [str(source) for source in message_pictures(row["messages"])]
     image = row.get("image")
     if image is None:
         return []
     return [image] if isinstance(image, str) else list(image)
+
+
+def message_pictures(messages: Sequence[Any]) -> list[Any]:
+    """What stands for the pictures of OpenAI's messages, in order."""
+    found: list[Any] = []
+    for turn in messages:
+        for part in turn.get("content") if isinstance(turn.get("content"), list) else ():
+            if part.get("type") == "image_url":
+                url = part.get("image_url")
+                found.append(url.get("url") if isinstance(url, dict) else url)
+            elif part.get("type") == "image":
+                found += [part[key] for key in IMAGE_KEYS if part.get(key) is not None]
+    return found
+
+
+def row_texts(row: dict[str, Any]) -> list[str]:
+    """The words of each turn; `<image>` is among them where the file has it."""
+    if "conversations" in row:
+        return [turn["value"] for turn in row["conversations"]]
+    texts: list[str] = []
+    for turn in row["messages"]:
+        parts = turn.get("content")
+        parts = parts if isinstance(parts, list) else [{"text": parts or ""}]
+        texts.append(" ".join(part.get("text") or MARKER for part in parts))
+    return texts
+
+
+def open_below(folder: Path, source: Any) -> Any:
+    """A picture of a row: paths start from `folder`, addresses and data stand for themselves."""
+    if isinstance(source, str) and not source.startswith(("data:", "http://", "https://")):
+        return open_picture(folder / source)
+    return open_picture(source)
 
 
 def row_messages(row: dict[str, Any], pictures: Path) -> list[Message]:
@@ -67,6 +104,13 @@ def row_messages(row: dict[str, Any], pictures: Path) -> list[Message]:
     The marker belongs to the file format here, unlike in a user's own text. A newline that only separates
     marker and text in the file is dropped, because the template writes its own.
     """
+    if "messages" in row:
+        opener = partial(open_below, pictures)
+        turns = enumerate(row["messages"], start=1)
+        try:
+            return [read_message(turn, number, opener) for number, turn in turns]
+        except InputError as error:
+            raise InputError(f"row {row_name(row)}: {error}") from error
     waiting = [open_picture(pictures / name) for name in row_pictures(row)]
     messages: list[Message] = []
     for turn in row["conversations"]:
@@ -116,15 +160,59 @@ class Conversations(Dataset[dict[str, Any]]):
         sizes: list[int] = []
         for position in range(len(self)):
             row, _ = self.row(position)
-            size = sum(len(turn["value"].encode()) for turn in row["conversations"])
+            size = sum(len(text.encode()) for text in row_texts(row))
             sizes.append(size if row_pictures(row) else -size)
         return sizes
+
+    def words(self) -> list[int]:
+        """Words of each row, negative without pictures, as LLaVA's grouping counts them."""
+        counts: list[int] = []
+        for position in range(len(self)):
+            row, _ = self.row(position)
+            count = sum(len(text.split()) for text in row_texts(row))
+            counts.append(count if row_pictures(row) else -count)
+        return counts
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         row, pictures = self.row(position)
         sample = self.processor.encode_training(row_messages(row, pictures))
         if all(label == IGNORED for label in sample["labels"]):
+            shown = mask_of(sample["input_ids"], sample["labels"], self.processor)
             raise InputError(
                 f"row {row_name(row)} has no trained token: it needs at least one non-empty answer from 'gpt'"
+                f"; its tokens are: {shown}"
             )
-        return sample
+        return sample | {ROW: position}
+
+
+LONGEST_STRIP = 400
+
+
+def mask_of(ids: Sequence[int], labels: Sequence[int], processor: Any, longest: int = LONGEST_STRIP) -> str:
+    """The token strip of a sample: trained tokens stand in [brackets], a picture's slots are counted."""
+    told: list[str] = []
+    at = 0
+    while at < len(ids):
+        end = at
+        while end < len(ids) and ids[end] == ids[at] and labels[end] == IGNORED:
+            end += 1
+        if end - at > 3:
+            told.append(f"({end - at} x {token_text(processor, ids[at])})")
+            at = end
+            continue
+        text = token_text(processor, ids[at])
+        told.append(text if labels[at] == IGNORED else f"[{text}]")
+        at += 1
+    if len(told) > longest:
+        told = [*told[:longest], f"... {len(told) - longest} more"]
+    return " ".join(told)
+
+
+def token_text(processor: Any, token: int) -> str:
+    """A token as its tokenizer spells it; the picture's own where the tokenizer has no such row."""
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None:
+        return str(token)
+    if 0 <= token < len(tokenizer):
+        return str(tokenizer.convert_ids_to_tokens(token))
+    return str(getattr(processor, "image_token", token))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from beholder.training.sections import begins
 from beholder.training.stages import Recipe
 
 # Rows of an embedding or of the output layer are looked up, not multiplied through: nothing for Muon.
@@ -21,7 +22,7 @@ def is_matrix(name: str, parameter: nn.Parameter) -> bool:
 
 def learning_rate_of(name: str, recipe: Recipe) -> float:
     """The rate of the longest matching prefix, else the recipe's."""
-    matching = [prefix for prefix in recipe.learning_rates if name.startswith(prefix)]
+    matching = [prefix for prefix in recipe.learning_rates if begins(name, (prefix,))]
     return recipe.learning_rates[max(matching, key=len)] if matching else recipe.learning_rate
 
 
@@ -73,10 +74,11 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimizer a recipe asks for, over the trainable parameters."""
-    betas = (0.9, recipe.beta2)
+    betas, epsilon = (recipe.beta1, recipe.beta2), recipe.epsilon
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameter_groups(model, recipe, lambda *_: True), betas=betas, fused=True)
+        groups = parameter_groups(model, recipe, lambda *_: True)
+        return torch.optim.AdamW(groups, betas=betas, eps=epsilon, fused=True)
     matrices = parameter_groups(model, recipe, is_matrix)
     others = parameter_groups(model, recipe, lambda name, parameter: not is_matrix(name, parameter))
     muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw")
-    return MuonAndAdamW(muon, torch.optim.AdamW(others, betas=betas, fused=True))
+    return MuonAndAdamW(muon, torch.optim.AdamW(others, betas=betas, eps=epsilon, fused=True))

@@ -103,21 +103,25 @@ class ReadingHeads(nn.Module):
     def forward(
         self, features: torch.Tensor, what: torch.Tensor, colour: torch.Tensor, box: torch.Tensor
     ) -> torch.Tensor:
-        """(B, places, width) -> cross-entropy of class and colour plus the L1 distance of box edges.
+        """(B, places, width) -> loss of four answers: is anything here, what, in which colour, between what.
 
-        Colour and box count only where there is an object.
+        What and colour count where there is an object only: most places are background, and a mean over all
+        of them hides that shapes and letters are not told apart.
         """
         features = self.norm(features)
         on_object = what != BACKGROUND
-        loss = functional.cross_entropy(self.what(features).flatten(0, 1).float(), what.flatten())
-        loss = loss + functional.cross_entropy(
-            self.colour(features).flatten(0, 1).float(),
-            colour.flatten(),
-            ignore_index=NO_COLOUR,
-            reduction="sum",
-        ) / (colour != NO_COLOUR).sum().clamp(min=1)
+        coloured = colour != NO_COLOUR
+        named, coloured_as = self.what(features).float(), self.colour(features).float()
+        is_empty = functional.binary_cross_entropy_with_logits(named[..., 0], (~on_object).float())
+        kind = mean_loss(named[on_object][:, 1:], what[on_object] - 1)
+        shade = mean_loss(coloured_as[coloured], colour[coloured])
         distance = (self.box(features).float() - box).abs().sum(-1) * on_object
-        return loss + 2.0 * distance.sum() / on_object.sum().clamp(min=1)
+        return 0.5 * is_empty + kind + 0.5 * shade + 2.0 * distance.sum() / on_object.sum().clamp(min=1)
+
+
+def mean_loss(logits: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy; zero, and not NaN, where there is nothing to tell."""
+    return functional.cross_entropy(logits, numbers, reduction="sum") / max(1, len(numbers))
 
 
 class PatchReader(nn.Module):

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from beholder.core.errors import ConfigError
 from beholder.training.stages import Recipe
 
@@ -17,7 +19,10 @@ log = logging.getLogger("beholder")
 COMPLETE = "complete"
 RECIPE = "recipe.json"
 # What may change between two halves of a run without changing a number that it computes.
-FREE = ("about", "output", "workers", "save_every", "keep", "log_every")
+FREE = (
+    "about", "output", "workers", "save_every", "keep", "log_every", "geometry", "report_to", "sample_every",
+    "samples",
+)  # fmt: skip
 
 
 def newest_checkpoint(output: Path) -> Path | None:
@@ -46,7 +51,7 @@ def begin(recipe: Recipe, *, accept_changes: bool = False) -> Path | None:
     noted = recipe.output / RECIPE
     checkpoint = newest_checkpoint(recipe.output)
     if checkpoint is not None and noted.is_file():
-        before = json.loads(noted.read_text(encoding="utf-8"))
+        before = as_written_now(json.loads(noted.read_text(encoding="utf-8")))
         if changed := list(differences(before, recipe.model_dump(mode="json"))):
             told = "; ".join(changed)
             if not accept_changes:
@@ -57,6 +62,14 @@ def begin(recipe: Recipe, *, accept_changes: bool = False) -> Path | None:
             log.warning("going on with another recipe: %s", told)
     noted.write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return checkpoint
+
+
+def as_written_now(noted: dict[str, Any]) -> dict[str, Any]:
+    """A noted recipe with the settings that did not exist then at their defaults, which is what they were."""
+    try:
+        return Recipe(**noted).model_dump(mode="json")
+    except (ValidationError, ConfigError):  # it has a setting that is gone: compared as it stands
+        return noted
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:

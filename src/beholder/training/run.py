@@ -10,30 +10,65 @@ import torch
 
 from beholder import families
 from beholder.checkpoints import loader
-from beholder.core.errors import MissingExtraError
+from beholder.core.errors import BeholderError, CheckpointError, MissingExtraError
 from beholder.core.hub import find_checkpoint
-from beholder.training.stages import Recipe, freeze
+from beholder.training.estimates import told
+from beholder.training.processes import world
+from beholder.training.stages import Recipe
 
 NEEDED = ("accelerate", "tensorboard")  # what the Trainer asks for when it starts, of the extra `train`
 
 
 def open_start(recipe: Recipe) -> tuple[Any, Any]:
-    """The model (float32, on the CPU: the Trainer moves it) and processor that the recipe starts from."""
+    """The model (float32, on the CPU: the Trainer moves it) and processor that the recipe starts from.
+
+    A first stage's model is put together before, if it is not there yet.
+    """
     if any(find_spec(package) is None for package in NEEDED):
         raise MissingExtraError.of("training", "train")
+    if recipe.start is not None and not (Path(recipe.model) / "config.json").is_file():
+        from beholder.training.assemble import write_start
+
+        write_start(recipe.start, Path(recipe.model), recipe.seed)
     folder = find_checkpoint(recipe.model)
     family = families.identify_folder(folder)
     model = loader.open_model(folder, family, device=torch.device("cpu"), dtype=torch.float32)
     return model, family.processor_class().from_pretrained(folder)
 
 
-def plan(recipe: Recipe, model: Any) -> str:
-    """What will run: the resolved recipe and the parameters of the opened model that it trains."""
-    freeze(model, recipe)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in model.parameters())
-    parts = ", ".join(recipe.trainable)
-    return f"{recipe.model_dump_json(indent=1)}\ntrains {trained:,} of {total:,} parameters ({parts})"
+def planned_model(recipe: Recipe) -> Any:
+    """The recipe's model without memory for weights: of its own folder, or of the geometry it names."""
+    try:
+        folder = find_checkpoint(recipe.model, download=False)
+        family = families.identify_folder(folder)
+        wanted = loader.plan(folder, family)
+        with torch.device("meta"):
+            return family.model_class()(wanted.config)
+    except BeholderError as error:
+        if recipe.geometry is None:
+            raise CheckpointError(
+                f"{recipe.model} is not here ({error}) and the recipe names no geometry to plan with"
+            ) from error
+    from beholder.training.assemble import weightless
+
+    return weightless(recipe.geometry)
+
+
+def rows_known(recipe: Recipe) -> int | None:
+    """How many rows an epoch has: counted where they are here, else as many as were published."""
+    from beholder.training.sources import sources_of
+
+    try:
+        return sum(len(rows) for rows, _ in sources_of(recipe))
+    except BeholderError:
+        expected = [source.expected for source in recipe.data]
+        return sum(filter(None, expected)) if all(expected) else None
+
+
+def plan(recipe: Recipe, model: Any, rows: int | None = None, processes: int | None = None) -> str:
+    """What will run: the resolved recipe, the parameters that it trains, and what that will take."""
+    estimate = told(model, recipe, rows, processes or world())
+    return f"{recipe.model_dump_json(indent=1)}\n{estimate}"
 
 
 def run(recipe: Recipe, start: tuple[Any, Any] | None = None, *, accept_changes: bool = False) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +13,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from beholder.core.errors import ConfigError
+from beholder.training.sections import Adapters, Start, begins, is_adapter
 
 
 class Source(BaseModel):
     """Rows of one data set and the folder their picture paths start from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    rows: Path
+    rows: Path = Field(description=".json or .jsonl file; with form folder the folder of pictures")
     pictures: Path
+    form: Literal["rows", "folder"] = Field(
+        default="rows", description="folder: each picture's answer is in its name or in a .txt beside it"
+    )
+    prompt: str | None = Field(default=None, description="what is asked about each picture of a folder")
+    weight: float = Field(default=1.0, gt=0, description="2 shows each row twice an epoch, 0.5 half of them")
+    expected: int | None = Field(default=None, ge=1, description="rows of the published set, for estimates")
     most_objects: int | None = Field(
         default=None, ge=0, description="leave out pictures with more objects; letters are counted apart"
     )
@@ -41,24 +48,56 @@ class Recipe(BaseModel):
     output: Path = Field(description="folder for logs, resumable checkpoints and the trained model")
     data: tuple[Source, ...] = Field(min_length=1)
     objective: Literal["answers", "patches"] = "answers"
-    trainable: tuple[str, ...] = Field(min_length=1, description="prefixes of parameter names")
+    start: Start | None = Field(default=None, description="what `model` is made of if it is not there yet")
+    geometry: str | None = Field(default=None, description="sizes for a dry run while `model` is not here")
+    template: str | None = Field(default=None, description="conversation template, if not the checkpoint's")
+    image_aspect: Literal["square", "pad", "anyres"] | None = Field(
+        default=None, description="how pictures become square, if not as the checkpoint says"
+    )
+    trainable: tuple[str, ...] = Field(
+        default=(), description="prefixes of parameter names trained in full; * stands for one step of a name"
+    )
+    lora: Adapters | None = None
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(gt=0)
     learning_rates: dict[str, float] = Field(
         default_factory=dict, description="prefix -> its own learning rate"
     )
     weight_decay: float = Field(default=0.0, ge=0)
+    beta1: float = Field(default=0.9, gt=0, lt=1)
     beta2: float = Field(default=0.999, gt=0, lt=1)
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    epsilon: float = Field(default=1e-8, gt=0)
+    schedule: Literal["cosine", "linear", "constant_with_warmup", "plateau_cosine"] = "cosine"
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, ge=0, description="0 clips nothing")
     epochs: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, ge=1)
     global_batch: int = Field(ge=1)
     device_batch: int = Field(ge=1)
     max_length: int = Field(ge=1)
+    too_long: Literal["stop", "cut", "drop"] = Field(
+        default="stop", description="rows over max_length: an error, cut after the last picture, or left out"
+    )
+    picture_length: Literal["slots", "one"] = Field(
+        default="slots", description="what a picture counts for max_length; one is InternVL-Chat's rule"
+    )
     pad_to_multiple: int = Field(default=1, ge=1)
+    packing: bool = Field(default=False, description="rows of a batch share sequences and do not see another")
+    grouping: Literal["length", "llava", "internvl", "none"] = Field(
+        default="length", description="order of rows; llava and internvl are the published orders"
+    )
+    always_picture: bool = Field(
+        default=False,
+        description="a batch of text gets a blank picture of no weight, as where others have one",
+    )
+    sharding: Literal["none", "fsdp2", "zero1", "zero2", "zero3"] = Field(
+        default="none", description="how several processes share the state of training"
+    )
     precision: Literal["bf16", "fp32"] = "bf16"
+    frozen_precision: Literal["bf16", "fp32"] = Field(
+        default="fp32", description="number format of the weights that are not trained"
+    )
+    tf32: bool = Field(default=False, description="on GPUs that have it, for what stays in float32")
     compile: bool = False
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = False
@@ -66,6 +105,9 @@ class Recipe(BaseModel):
     save_every: int = Field(default=500, ge=1)
     keep: int = Field(default=2, ge=1)
     log_every: int = Field(default=10, ge=1)
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    sample_every: int | None = Field(default=None, ge=1, description="answer some rows every so many steps")
+    samples: int = Field(default=2, ge=1, description="how many rows are answered")
     seed: int = 0
 
     def model_post_init(self, _context: Any) -> None:
@@ -74,6 +116,15 @@ class Recipe(BaseModel):
             raise ConfigError(
                 f"recipe {self.name}: give either epochs or steps (have {self.epochs} and {self.steps})"
             )
+        if not self.trainable and self.lora is None:
+            raise ConfigError(f"recipe {self.name}: nothing is trained; give trainable, lora, or both")
+        if self.packing and self.attention == "flash_attention_2":
+            raise ConfigError(f"recipe {self.name}: packing needs attention sdpa or eager")
+        for source in self.data:
+            if source.form == "folder" and source.prompt is None:
+                raise ConfigError(
+                    f"recipe {self.name}: {source.rows} is a folder of pictures; give its prompt"
+                )
 
     def accumulation(self, processes: int) -> int:
         """Steps to accumulate so that the global batch holds on this many processes."""
@@ -86,14 +137,20 @@ class Recipe(BaseModel):
         return self.global_batch // per_pass
 
 
+KEYS = [*Recipe.model_fields, *Source.model_fields, *Adapters.model_fields, *Start.model_fields]
+
+
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package, as `family/stage`."""
-    root = resources.files("beholder.training").joinpath("recipes")
-    found = []
-    for family in root.iterdir():
-        if family.is_dir():
-            found += [f"{family.name}/{f.name[:-5]}" for f in family.iterdir() if f.name.endswith(".yaml")]
-    return sorted(found)
+    """Names of the recipes that come with the package: their places below `recipes`."""
+    return sorted(_recipes_in(resources.files("beholder.training").joinpath("recipes"), ""))
+
+
+def _recipes_in(folder: Any, before: str) -> Iterator[str]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _recipes_in(entry, f"{before}{entry.name}/")
+        elif entry.name.endswith(".yaml"):
+            yield before + entry.name.removesuffix(".yaml")
 
 
 def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -139,24 +196,26 @@ def check_recipe(values: dict[str, Any], origin: str) -> Recipe:
             where = ".".join(str(part) for part in problem["loc"])
             line = f"{where}: {problem['msg']}"
             if problem["type"] == "extra_forbidden":
-                near = difflib.get_close_matches(
-                    str(problem["loc"][-1]), [*Recipe.model_fields, *Source.model_fields], n=1
-                )
+                near = difflib.get_close_matches(str(problem["loc"][-1]), KEYS, n=1)
                 line = f"unknown key {where!r}" + (f"; did you mean {near[0]!r}?" if near else "")
             lines.append(line)
         raise ConfigError(f"recipe {origin}: " + "; ".join(lines)) from error
 
 
 def freeze(model: nn.Module, recipe: Recipe) -> None:
-    """Train exactly the parameters under the recipe's prefixes; a prefix that matches nothing is an error."""
+    """Train exactly the parameters under the recipe's prefixes; a prefix that matches nothing is an error.
+
+    Adapters that are already there stay trained.
+    """
     names = [name for name, _ in model.named_parameters()]
     wanted = (*recipe.trainable, *recipe.learning_rates)
-    if idle := [prefix for prefix in wanted if not any(name.startswith(prefix) for name in names)]:
+    if idle := [prefix for prefix in wanted if not any(begins(name, (prefix,)) for name in names)]:
         raise ConfigError(
             f"recipe {recipe.name}: no parameter starts with {idle}; parts are {parts_of(names)}"
         )
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(recipe.trainable))
+        if parameter.is_floating_point():
+            parameter.requires_grad_(is_adapter(name) or begins(name, recipe.trainable))
 
 
 def parts_of(names: Sequence[str]) -> list[str]:

@@ -6,33 +6,42 @@ from the newest complete checkpoint there and ends with the same weights.
 
 from __future__ import annotations
 
-import json
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer
 
-from beholder.core.errors import ConfigError
-from beholder.training.collate import Collator
-from beholder.training.data import Conversations
-from beholder.training.easing import rows_of
+from beholder.core.errors import ConfigError, InputError
+from beholder.training import adapters
+from beholder.training.checking import MANIFEST, confirm_manifest
+from beholder.training.data import Conversations, row_name
+from beholder.training.feeding import collator_for, prepared
+from beholder.training.journal import Journal, Samples
+from beholder.training.losses import answer_loss, is_finite
 from beholder.training.optimizer import build_optimizer
+from beholder.training.outcome import write_outcome
 from beholder.training.patches import PatchCollator, PatchReader, PictureLabels
-from beholder.training.resuming import COMPLETE, begin, is_finished
-from beholder.training.sampler import LengthGroupedSampler
+from beholder.training.processes import join, rank, wait_for_all, world
+from beholder.training.resuming import begin, is_finished, newest_checkpoint
+from beholder.training.sampler import LengthGroupedSampler, ModalityLengthSampler
+from beholder.training.schedules import plateau_cosine_schedule
+from beholder.training.settings import arguments
+from beholder.training.sources import sources_of
 from beholder.training.stages import Recipe, freeze
 
 log = logging.getLogger("beholder")
+TRAINED = "model.safetensors"
 
 
 class StageTrainer(Trainer):
-    """transformers' Trainer with the recipe's parameter groups."""
+    """transformers' Trainer with the recipe's parameter groups, order of rows, loss and checkpoints."""
 
     recipe: Recipe
+    journal: Journal
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Groups by learning rate and decay, in place of one rate for all."""
@@ -42,118 +51,105 @@ class StageTrainer(Trainer):
             self.optimizer = build_optimizer(subject, self.recipe)
         return self.optimizer
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The recipe's course of the learning rate."""
+        if self.recipe.schedule != "plateau_cosine" or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        subject = self.optimizer if optimizer is None else optimizer
+        assert subject is not None
+        self.lr_scheduler = plateau_cosine_schedule(subject, num_training_steps, self.recipe.warmup_ratio)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Rows of similar length together; pictures that are only looked at are just shuffled."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        if isinstance(dataset, Conversations):
-            return LengthGroupedSampler(dataset.lengths(), self.recipe.device_batch, self.recipe.seed)
-        return super()._get_train_sampler(train_dataset)
+        rule, batch, seed = self.recipe.grouping, self.recipe.device_batch, self.recipe.seed
+        if not isinstance(dataset, Conversations) or rule == "none":
+            return super()._get_train_sampler(train_dataset)
+        if rule == "length":
+            return LengthGroupedSampler(dataset.lengths(), batch, seed)
+        # The original hands over all batches of a step in the one and those of a pass in the other.
+        passes = self.recipe.accumulation(world()) if rule == "llava" else 1
+        return ModalityLengthSampler(dataset.words(), batch, world() * passes, rule, seed)
 
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """The loss, with logits of trained positions alone; a loss that is no number names its rows."""
+        rows = inputs.pop("rows", None)
+        if "input_ids" in inputs:
+            self.journal.tokens += int(inputs["input_ids"].numel())
+        if self.recipe.objective == "answers" and not self.recipe.compile:
+            items = kwargs.get("num_items_in_batch")
+            head: Any = self.model.get_output_embeddings()  # type: ignore[union-attr, operator]
+            loss, outputs = answer_loss(model, head, inputs, items)
+            if items is not None and self.args.average_tokens_across_devices:
+                loss = loss * self.accelerator.num_processes
+        else:
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if not is_finite(loss):
+            raise InputError(self.offence(loss, rows))
+        return (loss, outputs) if return_outputs else loss
 
-class Journal(TrainerCallback):
-    """Writes each log record to `log.jsonl`, prints progress and time left, marks complete checkpoints."""
+    def offence(self, loss: torch.Tensor, rows: torch.Tensor | None) -> str:
+        """Which rows were in the batch whose loss is no number."""
+        dataset: Any = self.train_dataset
+        named = [] if rows is None else [row_name(dataset.row(number)[0]) for number in rows.tolist()]
+        return (
+            f"the loss is {float(loss.detach())} at step {self.state.global_step + 1}, in a batch of rows "
+            f"{', '.join(named) or 'unknown'}; look at them with `beholder data show`, or lower learning_rate"
+        )
 
-    def __init__(self, output: Path, samples_per_step: int) -> None:
-        self.output, self.samples_per_step = output, samples_per_step
-        self.started, self.first_step = 0.0, 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note where this process began, for the speed; a resumed state brings old intervals along."""
-        state.save_steps, state.logging_steps = args.save_steps, args.logging_steps
-        self.started, self.first_step = time.monotonic(), state.global_step
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
-    ) -> None:
-        """One JSON line to the file, one line to the log."""
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """With adapters, what is trained alone; PEFT's own way would forget what is trained beside them."""
+        if self.recipe.lora is None:
+            super()._save(output_dir, state_dict)
             return
-        seconds = time.monotonic() - self.started
-        pace = seconds / max(1, state.global_step - self.first_step)
-        left = pace * (state.max_steps - state.global_step)
-        record = {
-            "step": state.global_step,
-            **logs,
-            "samples_per_second": round(self.samples_per_step / pace, 2),
-        }
-        with (self.output / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        log.info(
-            "step %d/%d  loss %.4f  lr %.2e  %.1f samples/s  %s left",
-            state.global_step, state.max_steps, logs["loss"], logs.get("learning_rate", 0.0),
-            self.samples_per_step / pace, time.strftime("%H:%M:%S", time.gmtime(left)),
-        )  # fmt: skip
+        subject: Any = self.model
+        whole = state_dict or dict(subject.named_parameters())
+        names = [name for name, p in subject.named_parameters() if p.requires_grad]
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        held = {name: whole[name].detach().cpu().contiguous() for name in names}
+        save_file(held, folder / TRAINED, metadata={"format": "pt"})
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The Trainer has written everything of this checkpoint."""
-        (self.output / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-
-
-def arguments(recipe: Recipe, processes: int) -> TrainingArguments:
-    """The recipe in the Trainer's words."""
-    on_cpu = not torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(recipe.output),
-        per_device_train_batch_size=recipe.device_batch,
-        gradient_accumulation_steps=recipe.accumulation(processes),
-        num_train_epochs=recipe.epochs or 1,
-        max_steps=recipe.steps or -1,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.schedule,
-        warmup_steps=recipe.warmup_ratio,
-        max_grad_norm=recipe.max_grad_norm,
-        bf16=recipe.precision == "bf16",
-        use_cpu=on_cpu,
-        save_steps=recipe.save_every,
-        save_total_limit=recipe.keep,
-        logging_steps=recipe.log_every,
-        report_to=["tensorboard"],
-        disable_tqdm=True,
-        dataloader_num_workers=recipe.workers,
-        dataloader_persistent_workers=recipe.workers > 0,
-        dataloader_pin_memory=not on_cpu,
-        dataloader_drop_last=True,
-        remove_unused_columns=False,
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        label_names=["labels"],
-    )
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.recipe.lora is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        subject: Any = self.model
+        known = dict(subject.named_parameters())
+        with torch.no_grad():
+            for name, tensor in load_file(Path(resume_from_checkpoint) / TRAINED).items():
+                known[name].copy_(tensor)
 
 
 def train(recipe: Recipe, model: Any, processor: Any, *, accept_changes: bool = False) -> Path:
-    """Train the recipe's parts of `model` on its data; returns the folder of the trained model.
+    """Train the recipe's parts of `model` on its data; returns the folder of the trained model or adapter.
 
     `model` must hold fp32 weights: low precision is applied to the computation, not to the weights.
     `accept_changes`: see `resuming.begin`.
     """
     if low := [name for name, p in model.named_parameters() if p.dtype != torch.float32]:
         raise ConfigError(f"training needs float32 weights; {len(low)} are not, the first is {low[0]}")
-    resume = begin(recipe, accept_changes=accept_changes)
-    model.set_attn_implementation({"vision_config": recipe.attention, "text_config": recipe.attention})
-    if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    freeze(model, recipe)
-    sources = [(rows_of(source), source.pictures) for source in recipe.data]
-    padding = processor.tokenizer.pad_token_id
-    if padding is None:
-        raise ConfigError(
-            f"the tokenizer of {recipe.model} has no padding token; set pad_token in tokenizer_config.json"
-        )
+    join()
+    resume = begin(recipe, accept_changes=accept_changes) if rank() == 0 else None
+    wait_for_all()
+    if rank() > 0:
+        resume = newest_checkpoint(recipe.output)
+    prepare_model(model, recipe)
+    processor = prepared(processor, recipe)
+    sources = sources_of(recipe)
+    confirm_manifest(sources, recipe.output / MANIFEST)
     if recipe.objective == "patches":
         dataset: Any = PictureLabels(sources, processor, PatchReader.grids(model))
         subject: nn.Module = PatchReader(model, len(dataset.what), len(dataset.colour))
         collator: Any = PatchCollator()
     else:
         subject, dataset = model, Conversations(sources, processor)
-        collator = Collator(padding, recipe.pad_to_multiple, recipe.max_length)
-    options = arguments(
-        recipe, torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    )
-    journal = Journal(recipe.output, recipe.global_batch)
-    trainer = StageTrainer(
-        subject, options, data_collator=collator, train_dataset=dataset, callbacks=[journal]
-    )
-    trainer.recipe = recipe
+        collator = collator_for(recipe, processor, model)
+    trainer = trainer_for(recipe, subject, dataset, collator, processor)
     if recipe.compile:
         # The check that slots and features agree reads one number; without this it would cut the graph.
         torch._dynamo.config.capture_scalar_outputs = True
@@ -164,8 +160,43 @@ def train(recipe: Recipe, model: Any, processor: Any, *, accept_changes: bool = 
         trainer._load_from_checkpoint(str(resume))
     else:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    final = recipe.output / "model"
-    if trainer.is_world_process_zero():
-        model.save_pretrained(final)
-        processor.save_pretrained(final)
-    return final
+    return write_outcome(trainer, model, processor, recipe)
+
+
+def prepare_model(model: Any, recipe: Recipe) -> None:
+    """Adapters, what is trained, the number format of the rest, checkpointing of activations."""
+    model.set_attn_implementation({"vision_config": recipe.attention, "text_config": recipe.attention})
+    if recipe.lora is not None:
+        torch.manual_seed(recipe.seed)
+        adapters.add(model, recipe.lora)
+    if recipe.gradient_checkpointing:
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    freeze(model, recipe)
+    if recipe.frozen_precision == "bf16":
+        if recipe.precision != "bf16":
+            raise ConfigError(f"recipe {recipe.name}: frozen_precision bf16 needs precision bf16")
+        for parameter in model.parameters():
+            if not parameter.requires_grad and parameter.is_floating_point():
+                parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def trainer_for(
+    recipe: Recipe, subject: nn.Module, dataset: Any, collator: Any, processor: Any
+) -> StageTrainer:
+    """The Trainer with everything that watches it."""
+    journal = Journal(recipe.output, recipe.global_batch)
+    watchers: list[Any] = [journal]
+    if recipe.sample_every is not None and recipe.objective == "answers":
+        if recipe.sharding in ("fsdp2", "zero3"):
+            raise ConfigError(f"recipe {recipe.name}: sample_every needs whole weights in a process")
+        watchers.append(Samples(recipe.output, dataset, processor, recipe.sample_every, recipe.samples))
+    trainer = StageTrainer(
+        subject,
+        arguments(recipe, world()),
+        data_collator=collator,
+        train_dataset=dataset,
+        callbacks=watchers,
+    )
+    trainer.recipe, trainer.journal = recipe, journal
+    return trainer

@@ -1,0 +1,191 @@
+"""Low-rank adapters of a stage: put beside the model's layers, saved so that they say what they belong to.
+
+An adapter folder holds PEFT's two files, under our names of the layers, `trained.safetensors` with what was
+trained in full beside them, and `adapter.json`: the base model with the hash of its weights, and the recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from beholder.core.errors import CheckpointError, ConfigError, MissingExtraError
+from beholder.training.sections import Adapters, begins, is_adapter
+from beholder.training.stages import Recipe
+
+log = logging.getLogger("beholder")
+CONFIG, WEIGHTS, BESIDE, STORY = (
+    "adapter_config.json", "adapter_model.safetensors", "trained.safetensors", "adapter.json",
+)  # fmt: skip
+ADAPTER = "default"
+ALL = "all"
+
+
+def targets_of(model: nn.Module, adapters: Adapters) -> list[str]:
+    """Names of the linear layers that get an adapter; an entry that finds none is an error."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    found: dict[str, None] = {}
+    for part, ends in adapters.targets.items():
+        inside = [name for name in linear if begins(name + ".", (part.rstrip(".") + ".",))]
+        for end in ends:
+            chosen = [name for name in inside if end == ALL or f".{name}".endswith(f".{end}")]
+            if not chosen:
+                raise ConfigError(
+                    f"no linear layer under {part!r} ends with {end!r}; there are "
+                    f"{', '.join(sorted({name.rpartition('.')[2] for name in inside})) or 'none'}"
+                )
+            found |= dict.fromkeys(chosen)
+    return list(found)
+
+
+def peft_config(model: nn.Module, adapters: Adapters) -> Any:
+    """PEFT's description of the adapters."""
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise MissingExtraError.of("training adapters", "train") from error
+    return LoraConfig(
+        r=adapters.rank,
+        lora_alpha=adapters.alpha,  # type: ignore[arg-type]  # PEFT only divides it by the rank
+        lora_dropout=adapters.dropout,
+        use_dora=adapters.dora,
+        target_modules=targets_of(model, adapters),
+    )
+
+
+def add(model: Any, adapters: Adapters) -> None:
+    """Put untrained adapters beside the model's layers: they change nothing yet."""
+    config = peft_config(model, adapters)
+    if adapters.quantize == "4bit":
+        quantize(model, config.target_modules, twice=adapters.quantize_twice)
+    model.add_adapter(config, adapter_name=ADAPTER)
+
+
+def quantize(model: Any, names: Iterable[str], *, twice: bool) -> None:
+    """Keep the named layers in nf4; the numbers are rounded when the model moves to its device."""
+    try:
+        import bitsandbytes as bnb  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise MissingExtraError.of("QLoRA", "quant") from error
+    for name in names:
+        linear = model.get_submodule(name)
+        small = bnb.nn.Linear4bit(
+            linear.in_features, linear.out_features, bias=linear.bias is not None,
+            compute_dtype=torch.bfloat16, compress_statistics=twice, quant_type="nf4",
+        )  # fmt: skip
+        small.weight = bnb.nn.Params4bit(
+            linear.weight.data, requires_grad=False, compress_statistics=twice, quant_type="nf4"
+        )
+        small.bias = linear.bias
+        model.set_submodule(name, small)
+    model.is_loaded_in_4bit = True
+
+
+def adapter_tensors(model: nn.Module, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The adapters' tensors by the names PEFT saves them under; `state`: gathered from all processes."""
+    from peft.utils import get_peft_model_state_dict
+
+    found = get_peft_model_state_dict(model, state_dict=state, adapter_name=ADAPTER)
+    return {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in found.items()}
+
+
+def beside(model: nn.Module, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """What is trained in full beside the adapters, by our names."""
+    return {
+        name.replace(".base_layer.", "."): (state or {}).get(name, parameter).detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not is_adapter(name)
+    }
+
+
+def save(
+    model: Any,
+    recipe: Recipe,
+    folder: Path,
+    base_hash: str | None,
+    state: dict[str, Tensor] | None = None,
+) -> None:
+    """Write the adapter folder; `base_hash` is that of the weights that it changes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = adapter_tensors(model, state)
+    refuse_idle(tensors, folder)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    config = model.peft_config[ADAPTER].to_dict()
+    config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    config["base_model_name_or_path"] = recipe.model
+    config["inference_mode"] = True
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, default=str) + "\n", "utf-8")
+    if full := beside(model, state):
+        save_file(full, folder / BESIDE, metadata={"format": "pt"})
+    story = {
+        "base": recipe.model,
+        "base_sha256": base_hash,
+        "recipe": recipe.model_dump(mode="json"),
+        "trained_beside": sorted(full),
+    }
+    (folder / STORY).write_text(json.dumps(story, indent=1) + "\n", "utf-8")
+
+
+def refuse_idle(tensors: dict[str, Tensor], place: Path) -> None:
+    """Raise a `CheckpointError` if the adapters change nothing: every second half is zero."""
+    seconds = [tensor for name, tensor in tensors.items() if "lora_B" in name or "lora_embedding_B" in name]
+    if seconds and not any(bool(tensor.any()) for tensor in seconds):
+        raise CheckpointError(
+            f"the adapter in {place} changes nothing: all {len(seconds)} second halves (lora_B) are zero; "
+            "it was saved before it was trained, or with the wrong tensors"
+        )
+
+
+def load(model: Any, folder: Path, base_hash: str | None = None) -> None:
+    """Put a saved adapter folder on its base model; `base_hash` is checked where it is given."""
+    from peft import LoraConfig
+
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} is no adapter folder: it has no {name}")
+    tensors = load_file(folder / WEIGHTS)
+    refuse_idle(tensors, folder)
+    story = json.loads((folder / STORY).read_text("utf-8")) if (folder / STORY).is_file() else {}
+    if base_hash and story.get("base_sha256") not in (None, base_hash):
+        raise CheckpointError(
+            f"the adapter in {folder} was trained on {story.get('base')} with weights "
+            f"{story['base_sha256'][:12]}, and these are {base_hash[:12]}"
+        )
+    model.add_adapter(LoraConfig.from_pretrained(str(folder)), adapter_name=ADAPTER)
+    fill(model, tensors, folder)
+    if (folder / BESIDE).is_file():
+        fill_beside(model, load_file(folder / BESIDE), folder)
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor], place: Path) -> None:
+    """Copy adapters' tensors (PEFT's names) into the model; all of them, and all that it has."""
+    known = {name: parameter for name, parameter in model.named_parameters() if is_adapter(name)}
+    by_saved_name = {saved_name(name): parameter for name, parameter in known.items()}
+    if wrong := sorted(by_saved_name.keys() ^ tensors.keys()):
+        raise CheckpointError(f"the adapter in {place} does not fit its model: {len(wrong)}, {wrong[:3]}")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            by_saved_name[name].copy_(tensor)
+
+
+def saved_name(name: str) -> str:
+    """What PEFT calls a parameter of an adapter in its file."""
+    name = name.replace(f".{ADAPTER}", "")
+    return "base_model.model." + name.replace(".lora_magnitude_vector.weight", ".lora_magnitude_vector")
+
+
+def fill_beside(model: nn.Module, tensors: dict[str, Tensor], place: Path) -> None:
+    """Copy what was trained in full."""
+    known = {name.replace(".base_layer.", "."): p for name, p in model.named_parameters()}
+    if unknown := sorted(tensors.keys() - known.keys()):
+        raise CheckpointError(f"{place} has tensors that the model does not: {unknown[:3]}")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            known[name].copy_(tensor)

@@ -1,0 +1,63 @@
+"""What stands between rows and the model: the processor as the recipe wants it, and what makes batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from beholder.core.errors import ConfigError
+from beholder.training.collate import Collator, blank_sample
+from beholder.training.packing import PackingCollator
+from beholder.training.processes import world
+from beholder.training.stages import Recipe
+
+
+def prepared(processor: Any, recipe: Recipe) -> Any:
+    """The processor with the recipe's conversation template and way to make pictures square."""
+    if recipe.template is not None:
+        if hasattr(processor, "with_template"):
+            processor = processor.with_template(recipe.template)
+        elif isinstance(getattr(processor, "template", None), str):
+            type(processor)(processor.image_processor, processor.tokenizer, template=recipe.template)
+            processor.template = recipe.template
+        else:
+            raise ConfigError(
+                f"recipe {recipe.name}: this model has one way to write conversations; leave template out"
+            )
+    if recipe.image_aspect is not None:
+        views = processor.image_processor
+        if hasattr(views, "aspect"):
+            views.aspect = recipe.image_aspect
+        elif (given := getattr(views, "aspect_ratio", None)) != recipe.image_aspect:
+            raise ConfigError(
+                f"recipe {recipe.name}: image_aspect is {recipe.image_aspect} and this model's pictures "
+                f"are {given}; leave it out"
+            )
+    return processor
+
+
+def padding_id(processor: Any, recipe: Recipe) -> int:
+    """What fills up shorter rows."""
+    found = getattr(processor, "padding_id", None)
+    found = processor.tokenizer.pad_token_id if found is None else found
+    if found is None:
+        raise ConfigError(
+            f"the tokenizer of {recipe.model} has no padding token; set pad_token in tokenizer_config.json"
+        )
+    return found
+
+
+def collator_for(recipe: Recipe, processor: Any, model: Any) -> Any:
+    """What makes a batch of samples."""
+    needs_blank = recipe.always_picture or world() > 1
+    rows = Collator(
+        padding_id(processor, recipe),
+        recipe.pad_to_multiple,
+        recipe.max_length,
+        recipe.too_long,
+        getattr(processor, "image_token_id", None),
+        recipe.picture_length == "one",
+        blank_sample(processor) if needs_blank else None,
+    )
+    if not recipe.packing:
+        return rows
+    return PackingCollator(rows, getattr(model, "lay_out_prompt", None), recipe.attention == "eager")

@@ -1,0 +1,32 @@
+"""The processes that train together, as torchrun starts them. One process alone is the usual case."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def world() -> int:
+    """How many there are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def join() -> None:
+    """Meet the others, if there are any: with gloo on CPUs, NCCL on GPUs."""
+    if world() > 1:
+        from accelerate import PartialState
+
+        on_cpu = not torch.cuda.is_available()
+        PartialState(cpu=on_cpu, backend="gloo" if on_cpu else "nccl")
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    if world() > 1 and torch.distributed.is_initialized():
+        torch.distributed.barrier()

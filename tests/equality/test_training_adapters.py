@@ -1,0 +1,159 @@
+"""Adapters and projectors that a stage leaves open again as what they were, here and in LLaVA's layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.equality.training_cases import checkpoint, opened, recipe, write_rows
+from tests.parity.golden_llava import CLIP, FOLDER
+
+from beholder import families
+from beholder.checkpoints.loader import open_model
+from beholder.core.errors import CheckpointError, ConfigError
+from beholder.training import adapters
+from beholder.training.run import open_start, run
+from beholder.training.sections import Adapters, Start
+from beholder.training.trainer import train
+
+# PEFT asks transformers under a name that transformers is about to give up.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+LORA: dict[str, Any] = {"rank": 2, "alpha": 4, "targets": {"model.language_model": ["q_proj", "down_proj"]}}
+COGVLM = {
+    "rank": 2, "alpha": 1,
+    "targets": {"model.language_model": ["vision_expert.q_proj"], "model.vision_tower": ["fc1"]},
+}  # fmt: skip
+
+
+def logits(model: Any, processor: Any) -> torch.Tensor:
+    from PIL import Image
+
+    from beholder.core.types import Message
+
+    inputs = processor.encode([Message.user(Image.new("RGB", (40, 30), "green"), "What?")])
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        return model.eval()(**inputs).logits
+
+
+def trained(name: str, place: Path, llama3: Any, **changes: Any) -> tuple[Any, Any, Any, Any]:
+    folder = checkpoint(name, place, llama3)
+    write_rows(place)
+    stage = recipe(name, folder, place / "out", learning_rate=1e-2, **changes)
+    model, processor = open_start(stage)
+    return stage, model, processor, train(stage, model, processor)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_folder_says_what_it_is_and_opens(
+    tmp_path: Path, llama3_tokenizer: Any, dora: bool
+) -> None:
+    trainable = ["model.multi_modal_projector"]
+    stage, model, processor, final = trained(
+        "llava", tmp_path, llama3_tokenizer, lora=LORA | {"dora": dora}, trainable=trainable
+    )
+    story = json.loads((final / "adapter.json").read_text())
+    assert story["base"] == stage.model
+    assert len(story["base_sha256"]) == 64
+    assert story["recipe"]["lora"]["rank"] == 2
+    assert any("linear_1.weight" in name for name in story["trained_beside"])
+    again, _ = opened(Path(stage.model))
+    before = logits(again, processor)
+    adapters.load(again, final, story["base_sha256"])
+    torch.testing.assert_close(logits(again, processor), logits(model, processor), rtol=0, atol=1e-6)
+    assert not torch.allclose(logits(again, processor), before)
+    with pytest.raises(CheckpointError, match="was trained on"):
+        adapters.load(opened(Path(stage.model))[0], final, "0" * 64)
+
+
+def test_an_adapter_of_visual_experts_and_tower(tmp_path: Path, llama3_tokenizer: Any) -> None:
+    stage, model, processor, final = trained(
+        "cogvlm", tmp_path, llama3_tokenizer, lora=COGVLM, trainable=[], gradient_checkpointing=True
+    )
+    again, _ = opened(Path(stage.model))
+    adapters.load(again, final)
+    torch.testing.assert_close(logits(again, processor), logits(model, processor), rtol=0, atol=1e-6)
+    assert not (stage.output / "llava").exists()
+
+
+def test_an_adapter_in_llavas_layout_opens(tmp_path: Path, llama3_tokenizer: Any) -> None:
+    stage, model, processor, _ = trained(
+        "llava", tmp_path, llama3_tokenizer, lora=LORA, trainable=["model.multi_modal_projector"]
+    )
+    folder = stage.output / "llava"
+    names = load_file(folder / "adapter_model.safetensors")
+    assert "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" in names
+    beside = torch.load(folder / "non_lora_trainables.bin", weights_only=True)
+    assert sorted(beside) == [
+        f"base_model.model.model.mm_projector.{n}.{p}" for n in (0, 2) for p in ("bias", "weight")
+    ]
+    again = open_model(
+        folder, families.identify_folder(folder), device="cpu", dtype=torch.float32, base=stage.model
+    )
+    torch.testing.assert_close(logits(again, processor), logits(model, processor), rtol=0, atol=1e-5)
+
+
+def test_adapters_that_change_nothing_are_refused(tmp_path: Path, llama3_tokenizer: Any) -> None:
+    stage, *_, final = trained("llava", tmp_path, llama3_tokenizer, lora=LORA, trainable=[])
+    tensors = load_file(final / adapters.WEIGHTS)
+    idle = {name: value * ("lora_B" not in name) for name, value in tensors.items()}
+    save_file(idle, final / adapters.WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"changes nothing: all 4 second halves"):
+        adapters.load(opened(Path(stage.model))[0], final)
+
+
+def test_an_adapter_run_goes_on_where_it_was(tmp_path: Path, llama3_tokenizer: Any) -> None:
+    folder = checkpoint("llava", tmp_path, llama3_tokenizer)
+    write_rows(tmp_path)
+    more: dict[str, Any] = {
+        "lora": LORA, "trainable": ["model.multi_modal_projector"], "steps": 4, "save_every": 2, "keep": 5,
+    }  # fmt: skip
+    whole, cut = (recipe("llava", folder, tmp_path / name, **more) for name in ("whole", "cut"))
+    run(whole)
+    run(cut)
+    (cut.output / "checkpoint-4" / "complete").unlink()
+    run(cut)
+    for name in (adapters.WEIGHTS, adapters.BESIDE):
+        straight, resumed = (load_file(stage.output / "adapter" / name) for stage in (whole, cut))
+        assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+
+
+def test_a_first_stage_begins_with_parts_and_leaves_a_projector(
+    tmp_path: Path, llama3_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    language = FOLDER / "lora" / "vicuna-tiny"
+    published = json.loads((FOLDER / "llava" / "model" / "config.json").read_text())
+    monkeypatch.setattr(
+        "beholder.training.assemble.geometries", lambda: {"tiny": {"family": "llava", "config": published}}
+    )
+    write_rows(tmp_path)
+    start = Start(geometry="tiny", language_model=str(language), vision_tower=str(CLIP))
+    stage = recipe(
+        "llava", tmp_path / "start", tmp_path / "out", start=start, template="plain", image_aspect="square",
+        trainable=["model.multi_modal_projector"],
+    )  # fmt: skip
+    model, processor = open_start(stage)
+    words = load_file(language / "model.safetensors")
+    assert torch.equal(model.lm_head.weight[:512], words["lm_head.weight"])
+    # Texts have no place in this template: the original asks for a picture in the first turn.
+    rows = [row for row in json.loads((tmp_path / "rows.json").read_text()) if "image" in row]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    final = train(stage, model, processor)
+    kept = torch.load(stage.output / "projector" / "mm_projector.bin", weights_only=True)
+    assert sorted(kept) == [f"model.mm_projector.{n}.{p}" for n in (0, 2) for p in ("bias", "weight")]
+    folder = stage.output / "projector"
+    for place in (folder, final):
+        again = open_model(place, families.identify_folder(place), device="cpu", dtype=torch.float32)
+        torch.testing.assert_close(logits(again, processor), logits(model, processor), rtol=0, atol=1e-6)
+
+
+def test_targets_must_be_there(tmp_path: Path, llama3_tokenizer: Any) -> None:
+    model, _ = opened(checkpoint("cogvlm", tmp_path, llama3_tokenizer))
+    everywhere = Adapters(rank=1, alpha=1, targets={"model.language_model": ("vision_expert.q_proj",)})
+    assert len(adapters.targets_of(model, everywhere)) == 3
+    with pytest.raises(ConfigError, match=r"no linear layer under 'model\.vision_tower' ends with 'qkv'"):
+        adapters.targets_of(model, Adapters(rank=1, alpha=1, targets={"model.vision_tower": ("qkv",)}))

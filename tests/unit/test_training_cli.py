@@ -1,0 +1,54 @@
+"""`beholder data check`, `beholder data show` and a dry run, as they are typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.equality.training_cases import checkpoint, recipe, write_rows
+
+from beholder.cli import main
+
+
+@pytest.fixture
+def written(tmp_path: Path, llama3_tokenizer: Any) -> Path:
+    folder = checkpoint("cogvlm", tmp_path, llama3_tokenizer)
+    write_rows(tmp_path)
+    stage = recipe("cogvlm", folder, tmp_path / "out").model_dump(mode="json")
+    (tmp_path / "stage.yaml").write_text(yaml.safe_dump(stage))
+    return tmp_path / "stage.yaml"
+
+
+def test_check_and_show(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(written)]) == 0
+    assert "8 rows, 6 pictures" in capsys.readouterr().out
+    assert (written.parent / "out" / "data-manifest.json").is_file()
+    assert main(["data", "show", str(written), "row 0"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("row 0: ")
+    assert "[</s>]" in told
+    assert main(["data", "show", str(written), "3"]) == 0
+    assert capsys.readouterr().out.startswith("row 3: ")
+    assert main(["data", "show", str(written), "no such row"]) == 1
+    assert "numbered from 0" in capsys.readouterr().err
+
+
+def test_check_exits_with_3_where_a_row_cannot_be_trained(
+    written: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = json.loads((written.parent / "rows.json").read_text())
+    rows[1]["image"] = "gone.png"
+    (written.parent / "rows.json").write_text(json.dumps(rows))
+    assert main(["data", "check", str(written), "--no-tokens"]) == 3
+    assert "missing file: 1" in capsys.readouterr().out
+
+
+def test_dry_run(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(written), "--dry-run", "--processes", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "trains" in told
+    assert "memory of each of 2 processes" in told
+    assert not (written.parent / "out" / "recipe.json").exists()
