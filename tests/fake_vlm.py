@@ -34,6 +34,26 @@ class FakeProcessor:
 
     tokenizer = FakeTokenizer()
     template = SimpleNamespace()
+    image_token_id = 0
+    template_names = ("plain", "loud")
+    slots_per_picture = 3
+    image_processor = SimpleNamespace(image_mean=(0.5, 0.5, 0.5), image_std=(0.25, 0.25, 0.25))
+
+    def __init__(self, template_name: str = "plain") -> None:
+        self.template_name = template_name
+
+    def with_template(self, name: str) -> FakeProcessor:
+        return FakeProcessor(name)
+
+    def encode(self, messages: Sequence[Message]) -> dict[str, Any]:
+        pictures = sum(len(message.pictures) for message in messages)
+        text = "".join(message.text for message in messages)
+        said = text.upper() if self.template_name == "loud" else text
+        ids = [0] * (3 * pictures) + [ord(letter) for letter in said]
+        told: dict[str, Any] = {"input_ids": torch.tensor([ids])}
+        if pictures:
+            told["pixel_values"] = torch.full((pictures, 2, 3, 4, 5), 2.0)
+        return told
 
     def to_dict(self) -> dict[str, Any]:
         return {"size": 28}

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beholder.checkpoints.loader import open_model
-from beholder.core.errors import InputError
+from beholder.core.errors import ConfigError, InputError
 from beholder.core.hub import find_checkpoint
 from beholder.core.types import Answer, Box, FinishReason, Message, Sampling, Timings, TokenScore, Usage
 from beholder.families import identify_folder
 from beholder.generation.engine import Engine
 from beholder.generation.sampling import TokenMask
-from beholder.grounding.boxes import clip, parse_boxes, to_pixels
+from beholder.grounding.habits import Grounding, Habits
 from beholder.processing.images import PictureSource, open_picture
 from beholder.processing.messages import read_messages
 from beholder.processing.tokens import TextStream
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from beholder.families.family import Family
 
 BUILT_IN = "beholder-mini"
+DEFAULT_CONTEXT = 2048  # of a model that does not say; its positions have no table that ends
 
 Conversation = str | Iterable[Message | Mapping[str, Any]]
 
@@ -37,19 +38,34 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     base: str | Path | None = None,
+    template: str | None = None,
+    quantize: str | None = None,
+    **engine: Any,
 ) -> VLM:
     """Open a model: a folder in any known layout, a hub id, or, without a name, the one in the package.
 
     `device` is "cpu", "cuda:0", ...; left out, the first GPU or else the CPU. `dtype` is "float32",
     "bfloat16" or "float16"; left out, bfloat16 on a GPU and what is stored on the CPU. `base` is the model
-    that an adapter or a projector belongs to, where its own files do not say it.
+    that an adapter or a projector belongs to, where its own files do not say it. `template` names how
+    conversations are written, instead of the checkpoint's own. `quantize`, "8bit" or "4bit", stores the
+    language model's linears in that many bits. `engine` are settings of its `Engine`, such as
+    `kv_memory`.
     """
     folder = checkpoint_folder(name)
     family = identify_folder(folder)
-    model = open_model(folder, family, device=device, dtype=dtype, base=base)
+    model = open_model(folder, family, device=device, dtype=dtype, base=base, quantize=quantize)
     origin: dict[str, Any] = {} if base is None else {"base": base}
     processor = family.processor_class().from_pretrained(folder, **origin)
-    return VLM(model, processor, family, str(name or BUILT_IN))
+    if template is not None:
+        processor = with_template(processor, template, family.title)
+    return VLM(model, processor, family, str(name or BUILT_IN), **engine)
+
+
+def with_template(processor: Any, name: str, title: str) -> Any:
+    """The processor with another conversation template of its family, which is called `title`."""
+    if (change := getattr(processor, "with_template", None)) is None:
+        raise ConfigError(f"{title} has one way to write conversations; leave the template out")
+    return change(name)
 
 
 def checkpoint_folder(name: str | Path | None = None, *, download: bool = True) -> Path:
@@ -74,12 +90,14 @@ class VLM:
         self.processor = processor
         self.family = family
         self.name = name
-        self.engine = Engine(model, **engine)
+        make = getattr(family, "engine", None) or Engine
+        self.engine = make(model, **engine)
 
     @property
     def context(self) -> int:
         """How many tokens prompt and answer may have together."""
-        return self.model.config.get_text_config().max_position_embeddings
+        text = self.model.config.get_text_config()
+        return getattr(text, "max_position_embeddings", None) or DEFAULT_CONTEXT
 
     def ask(self, image: PictureSource | None, question: str, **sampling: Any) -> Answer:
         """Answer one question about one picture, or about none. `sampling` as in `Sampling`."""
@@ -87,6 +105,25 @@ class VLM:
             raise InputError("the question is empty")
         parts = (question,) if image is None else (open_picture(image), question)
         return self.chat([Message.user(*parts)], **sampling)
+
+    def ground(
+        self, image: PictureSource, phrase: str, *, question: str | None = None, **sampling: Any
+    ) -> Grounding:
+        """Find what a phrase names. `question` has {phrase} in it; left out, it is asked as in training.
+
+        InputError if this checkpoint is known not to be trained for it; an own question is asked anyway.
+        """
+        answer = self.ask(image, self.habits.asked(phrase, question), **sampling)
+        return Grounding.of(phrase.strip(), answer, self.habits)
+
+    def ask_about_box(
+        self, image: PictureSource, box: Box, *, question: str | None = None, **sampling: Any
+    ) -> Answer:
+        """Ask what is in a box of a picture, in pixels. `question` has {box} in it, where the box is written
+        as this model writes boxes; left out, it is asked as in training."""
+        picture = open_picture(image)
+        frame = self.processor.box_frame(*picture.size)
+        return self.ask(picture, self.habits.asked_about(box, frame, question), **sampling)
 
     def chat(self, messages: Conversation, **sampling: Any) -> Answer:
         """Answer the last message of a conversation: `Message`s, or OpenAI messages with content parts."""
@@ -160,10 +197,14 @@ class VLM:
         pictures = [picture for message in messages for picture in message.pictures]
         if not pictures:
             return ()
-        width, height = pictures[-1].size
-        frame = self.processor.box_frame(width, height)
-        found = (to_pixels(fractions, frame, len(pictures) - 1) for fractions in parse_boxes(text))
-        return tuple(clip(box, width, height) for box in found)
+        size = pictures[-1].size
+        return self.habits.boxes(text, self.processor.box_frame(*size), size, len(pictures) - 1)
+
+    @property
+    def habits(self) -> Habits:
+        """How this checkpoint is asked for boxes, and in which form it answers."""
+        told = getattr(self.family, "boxes", None)
+        return Habits() if told is None else told(self.model.config, self.processor)
 
 
 @dataclass(frozen=True)
@@ -187,7 +228,9 @@ class AnswerStream(Iterator[str]):
     def __init__(self, vlm: VLM, request: Request, mask: TokenMask | None = None) -> None:
         self._vlm = vlm
         self._request = request
-        self._text = TextStream(vlm.processor.tokenizer, request.sampling.stop)
+        # Beside the request's own: texts that end an answer in this template and are no tokens.
+        stop = (*request.sampling.stop, *getattr(vlm.processor, "stop", ()))
+        self._text = TextStream(vlm.processor.tokenizer, stop)
         terminators: tuple[int, ...] = vlm.processor.terminators
         self._ends = request.sampling.ends(terminators)
         self._tokens = vlm.engine.submit(request.inputs, request.sampling, terminators, mask)

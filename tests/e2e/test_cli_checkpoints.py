@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 from safetensors.torch import load_file, save_file
 from tests.tiny_checkpoint import make_tiny_checkpoint
 
@@ -151,7 +151,38 @@ def test_ground_without_a_box(model: Path, scene, capsys):
     assert "the model gave no box; it said: over there" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["red.png", " "], ["red.png", "star", "--question", "where?"]])
+def test_ground_in_the_files_of_other_programs(model: Path, scene, capsys):
+    scene("[[500,250,750,750]]")
+    told = {}
+    for name in ("coco", "csv", "labelstudio"):
+        assert main(["ground", "red.png", "star", "-m", str(model), "-o", "x.png", "--export", name]) == 0
+        told[name] = capsys.readouterr().out
+    (box,) = json.loads(told["coco"])["annotations"]
+    assert box["bbox"] == [20.0, 0.0, 10.0, 20.0]
+    assert told["csv"].splitlines()[1] == "red.png,40,20,star,20.0,0.0,30.0,20.0"
+    (task,) = json.loads(told["labelstudio"])
+    assert task["predictions"][0]["result"][0]["value"]["rectanglelabels"] == ["star"]
+
+
+def test_ground_writes_labels(model: Path, scene, capsys):
+    scene("[[250,500,750,750]]")
+    Image.new("RGB", (300, 300), "red").save("red.png")
+    for option in ("--labels", "--no-labels"):
+        assert main(["ground", "red.png", "star", "-m", str(model), option, "-o", f"{option}.png"]) == 0
+    with Image.open("--labels.png") as named, Image.open("--no-labels.png") as bare:
+        changed = ImageChops.difference(named, bare).getbbox()
+    assert changed is not None
+    assert changed[3] <= 151, "the label stands above the box"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["red.png", " "],
+        ["red.png", "star", "--question", "where?"],
+        ["red.png", "star", "--json", "--export", "csv"],
+    ],
+)
 def test_ground_wrong_usage(scene, arguments):
     scene("")
     assert main(["ground", *arguments]) == 2

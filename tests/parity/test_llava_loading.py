@@ -299,7 +299,7 @@ def test_a_converted_folder_opens_without_this_package(kind, to, tmp_path):
 
 def test_an_adapter_is_merged_by_converting(tmp_path):
     folder = beside_base("lora", "llava-tiny-lora", tmp_path)
-    done = convert(folder, tmp_path / "merged", family("llava"), "published")
+    done = convert(folder, tmp_path / "merged", family("llava"), "published", allow_loss=True)
     assert not any("vision_tower" in name for name in read_contents(done.target).tensors)
     close(
         logits_of(open_model(done.target, family("llava"), device="cpu"), "lora"), recorded("lora")["logits"]
@@ -363,3 +363,63 @@ def test_the_auto_classes_open_every_layout(tmp_path):
     wanted = model_of("internvl").model.state_dict()
     assert body.state_dict().keys() == wanted.keys()
     assert all(torch.equal(body.state_dict()[name], tensor) for name, tensor in wanted.items())
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("to", ["ours", "llava-hf"])
+def test_pickled_there_and_back(to, shards, tmp_path):
+    """Names, order, formats, bits and files come back, also of tensors that no other layout has."""
+    source = copied("llava", tmp_path)
+    stored = load_file(source / "model.safetensors")
+    stored["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.arange(8.0)
+    (source / "model.safetensors").unlink()
+    names = list(stored)
+    if shards == 1:
+        torch.save(stored, source / "pytorch_model.bin")
+    else:
+        placed = {}
+        for number in (1, 2):
+            file = f"pytorch_model-0000{number}-of-00002.bin"
+            torch.save({name: stored[name] for name in names[number - 1 :: 2]}, source / file)
+            placed |= dict.fromkeys(names[number - 1 :: 2], file)
+        index = {"metadata": {"total_size": 1}, "weight_map": placed}
+        (source / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    there = convert(source, tmp_path / "there", family("llava"), to)
+    assert there.dropped == ("model.layers.0.self_attn.rotary_emb.inv_freq",)
+    back = convert(there.target, tmp_path / "back", family("llava"), "published")
+    assert back.checksum == there.checksum
+    assert {path.name for path in back.target.iterdir()} == {path.name for path in source.iterdir()}
+    for path in source.iterdir():
+        if path.suffix != ".bin":
+            assert (back.target / path.name).read_bytes() == path.read_bytes(), path.name
+            continue
+        ours, theirs = (torch.load(place / path.name, weights_only=True) for place in (back.target, source))
+        assert list(ours) == list(theirs)
+        assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+def test_a_step_that_cannot_be_undone_needs_permission(tmp_path):
+    folder = beside_base("lora", "llava-tiny-lora", tmp_path)
+    with pytest.raises(ConfigError, match=r"the adapter in .* is merged.*--allow-loss"):
+        convert(folder, tmp_path / "merged", family("llava"), "ours")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_one_checksum_in_every_layout(tmp_path, capsys):
+    from beholder.cli import main
+
+    source = copied("internvl", tmp_path)
+    sums = {to: convert(source, tmp_path / to, family("internvl_chat"), to) for to in ("ours", "llava-hf")}
+    assert len({done.checksum for done in sums.values()}) == 1
+    made_of = sums["ours"].map["model.vision_tower.encoder.layer.0.attention.q_proj.weight"]
+    assert made_of == ("model.vision_tower.vision_tower.encoder.layers.0.attn.qkv.weight",)
+    ours, back = str(tmp_path / "ours"), str(tmp_path / "back")
+    assert main(["convert", ours, back, "--to", "published", "--map"]) == 0
+    shown = capsys.readouterr().out
+    assert sums["ours"].checksum in shown
+    assert "attention.q_proj.weight + model.vision_tower" in shown
+    changed = load_file(tmp_path / "back" / "model.safetensors")
+    changed["model.norm.weight"][0] += 1
+    save_file(changed, tmp_path / "back" / "model.safetensors")
+    again = convert(tmp_path / "back", tmp_path / "again", family("internvl_chat"), "ours")
+    assert again.checksum != sums["ours"].checksum

@@ -158,6 +158,13 @@ def test_wrong_arguments(verb, arguments, capsys):
         (["--max_new_tokens", "9", "--bf16"], ["--max-tokens", "9", "--dtype", "bfloat16"]),
         (["--query", "q", "--image-file", "a.png", "--fp16"], ["a.png", "--dtype", "float16", "q"]),
         (["--image-file=a.png"], ["a.png"]),
+        (["a.png", "q", "--model-base", "b"], ["a.png", "q", "--base", "b"]),
+        (["--conv-mode=v1", "a.png"], ["--template=v1", "a.png"]),
+        (["--version", "chat", "--english", "a.png"], ["--template", "chat", "a.png"]),
+        (["--load-4bit", "a.png"], ["--quantize", "4bit", "a.png"]),
+        (["--load-8bit", "a.png"], ["--quantize", "8bit", "a.png"]),
+        (["--quant", "8", "a.png"], ["--quantize", "8bit", "a.png"]),
+        (["--quant=4", "a.png"], ["--quantize", "4bit", "a.png"]),
     ],
 )
 def test_old_flags_are_translated_with_a_hint(given, wanted, capsys):
@@ -165,23 +172,19 @@ def test_old_flags_are_translated_with_a_hint(given, wanted, capsys):
     assert capsys.readouterr().err.startswith("hint: --")
 
 
-@pytest.mark.parametrize(
-    "flag",
-    [
-        "--model-base",
-        "--load-4bit",
-        "--load-8bit",
-        "--quant",
-        "--conv-mode",
-        "--version",
-        "--local_tokenizer",
-        "--english",
-    ],
-)
+@pytest.mark.parametrize("flag", ["--local_tokenizer", "--slide_window"])
 def test_old_flags_without_a_place_are_refused(flag):
     for given in ([flag, "x"], [f"{flag}=x"]):
         with pytest.raises(ConfigError, match=f"^{flag}: "):
             translate("chat", given)
+
+
+def test_where_a_checkpoint_is_the_subject_its_base_has_an_old_flag(capsys):
+    for verb in ("inspect", "doctor", "convert", "merge"):
+        assert translate(verb, ["x", "--model-base", "b", "--", "--model-base"]) == [
+            "x", "--base", "b", "--", "--model-base"
+        ]  # fmt: skip
+    assert capsys.readouterr().err.count("hint: --model-base is --base here") == 4
 
 
 def test_what_looks_like_an_old_flag_may_be_text(capsys):

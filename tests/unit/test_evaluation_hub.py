@@ -91,3 +91,17 @@ def test_without_a_reader_of_parquet(monkeypatch, tmp_path):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match="pip install"):
         list(hub.read_parquet(tmp_path / "x.parquet"))
+
+
+def test_parquet_files_are_read(tmp_path):
+    """As the hub keeps them: pictures are structures of bytes and path."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = pytest.importorskip("pyarrow")
+    records = [RECORD, RECORD | {"id": "validation_Art_2", "image_1": None}]
+    folder = tmp_path / "hub" / "Art"
+    folder.mkdir(parents=True)
+    parquet.write_table(pyarrow.Table.from_pylist(records), folder / "validation-00000-of-00001.parquet")
+    fetch_split("MMMU/MMMU", "validation", tmp_path / "data", lambda name, patterns: tmp_path / "hub")
+    first, second = find_task("mmmu").load(tmp_path / "data")
+    assert (tmp_path / "data" / first["image"]).read_bytes() == png()
+    assert (second["id"], second["image"]) == ("validation_Art_2", "")

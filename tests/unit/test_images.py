@@ -23,6 +23,7 @@ from beholder.processing.images import (
     normalise,
     open_picture,
     pad_to_square,
+    resize,
     resize_shortest_edge,
 )
 
@@ -303,3 +304,25 @@ def test_normalise_is_the_arithmetic_on_every_byte():
         result = normalise(given, mean, std)
         assert result.dtype == np.float32
         assert result.tobytes() == expected.astype(np.float32).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("size", "target", "first"),
+    [
+        ((53, 120), (56, 56), "height"),
+        ((100, 120), (50, 20), "width"),  # exactly twice
+        ((100, 121), (50, 20), "height"),
+        ((100, 19), (120, 20), "width"),
+        ((97, 61), (56, 56), "width"),
+    ],
+)
+def test_which_side_is_resized_first_is_the_same_with_every_pillow(size, target, first):
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    between = {"width": (target[0], size[1]), "height": (size[0], target[1])}
+    told = {
+        side: image.resize(step, Image.Resampling.BICUBIC).resize(target, Image.Resampling.BICUBIC).tobytes()
+        for side, step in between.items()
+    }
+    assert told["width"] != told["height"]
+    assert resize(image, target).tobytes() == told[first]

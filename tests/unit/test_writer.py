@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.tiny_checkpoint import make_tiny_checkpoint
 
-from beholder.checkpoints import writer
+from beholder.checkpoints import streams, writer
 from beholder.checkpoints.reader import INDEX, read_config, read_contents
 from beholder.checkpoints.writer import KEPT_CONFIG, KEPT_LAYOUT, convert
 from beholder.core.errors import CheckpointError, ConfigError
@@ -183,7 +183,7 @@ def test_a_failure_on_the_way_leaves_nothing(
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(writer, "_copy_other_files", fail)
+    monkeypatch.setattr(writer, "copy_other_files", fail)
     with pytest.raises(OSError, match="disk full"):
         convert(published, tmp_path / "new", FAMILY, "ours")
     assert list(tmp_path.iterdir()) == []
@@ -192,7 +192,7 @@ def test_a_failure_on_the_way_leaves_nothing(
 def test_a_large_tensor_goes_through_in_pieces(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(writer, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(streams, "CHUNK_BYTES", 100)
     convert(published, tmp_path / "ours", FAMILY, "ours")
     assert len(tensors_of(tmp_path / "ours")) == len(tensors_of(published))
     assert same(

@@ -36,7 +36,7 @@ ABOUT_FILES = (
 
 @dataclass(frozen=True)
 class Stored:
-    """One parameter that is still on disk; `tensor[...]` reads it, which is all that transformers does."""
+    """One parameter that is still on disk; `tensor[...]` reads it, and slices give what of it a process keeps."""
 
     files: Files
     header: TensorHeader
@@ -46,7 +46,11 @@ class Stored:
     fill: int = 0  # rows to add
     change: Pair | None = None  # what an adapter adds
 
-    def __getitem__(self, _: Any) -> torch.Tensor:
+    def __getitem__(self, part: Any) -> torch.Tensor:
+        tensor = self._read()
+        return tensor if part is ... else tensor[part]
+
+    def _read(self) -> torch.Tensor:
         whole = self.files.read(self.header, self.name)
         if self.change is not None:
             halves = (self.files.read(half, half.name) for half in (self.change.down, self.change.up))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from beholder.checkpoints.loader import ModelFamily, account, contents_of, plan
+from beholder.checkpoints.lora import confirm
 from beholder.checkpoints.reader import Contents
 from beholder.core.errors import BeholderError
 
@@ -54,12 +55,17 @@ class Report:
         return not self.problems
 
 
-def examine(folder: Path, family: DescribedFamily) -> Report:
-    """Look at a folder of a known family; what is wrong with its weights is told and not raised."""
+def examine(folder: Path, family: DescribedFamily, *, base: str | Path | None = None) -> Report:
+    """Look at a folder of a known family; what is wrong with its weights is told and not raised.
+
+    `base` is the model that an adapter or a projector belongs to.
+    """
     wanted = plan(folder, family)
     try:
-        contents = contents_of(folder, family)
+        contents = contents_of(folder, family, base)
         damage: list[str] = []
+        if contents.adapter is not None:
+            confirm(contents.adapter, {name: tensor.shape for name, tensor in contents.tensors.items()})
     except BeholderError as error:
         contents, damage = Contents(folder, (), {}), [str(error)]
     found = account(contents, wanted)

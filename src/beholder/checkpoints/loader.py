@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from beholder.checkpoints.lora import confirm
+from beholder.checkpoints.quantize import settings_for
 from beholder.checkpoints.reader import DTYPE_CODES, Contents, read_config, read_contents, tensor_names
 from beholder.checkpoints.splits import targets, whole_shape
 from beholder.core.device import resolve_device, resolve_dtype
@@ -307,17 +308,23 @@ def open_model(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     base: str | Path | None = None,
+    quantize: str | None = None,
 ) -> PreTrainedModel:
     """The folder's model, ready to run; weights stream into a model that was built without memory.
 
-    `base` is the folder or hub id of the model that an adapter or a projector belongs to.
+    `base` is the folder or hub id of the model that an adapter or a projector belongs to. `quantize` is
+    "8bit" or "4bit", see `quantize.py`.
     """
+    if (opens := getattr(family, "opens", None)) is not None:
+        return opens(family, folder, device=device, dtype=dtype, base=base, quantize=quantize)
     wanted, contents = check(folder, family, base=base)
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place, stored_dtype(contents))
     log.info("layout: %s, %s", wanted.layout, family.title)
     # Straight to the device where accelerate is there to do it; over the CPU's memory where it is not.
     direct: dict[str, Any] = {"device_map": {"": place}} if place.type != "cpu" and _has_accelerate() else {}
+    if quantize is not None:
+        direct["quantization_config"] = settings_for(quantize, family.model_class(), wanted.config, place)
     origin: dict[str, Any] = {} if base is None else {"base": base}
     with _quiet_if_small(contents):
         model, info = family.model_class().from_pretrained(

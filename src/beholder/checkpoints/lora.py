@@ -96,17 +96,48 @@ def misfits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> list[str
     wrong: list[str] = []
     for name, pair in adapter.pairs.items():
         shape = (pair.up.shape[0], pair.down.shape[1])
-        if shapes.get(name) != (shape[::-1] if turned else shape):
-            wrong.append(name)
+        wanted = shape[::-1] if turned else shape
+        if name not in shapes:
+            wrong.append(f"{name} is not there")
+        elif shapes[name] != wanted:
+            wrong.append(f"{name} is {list(shapes[name])} and must be {list(wanted)}")
     return wrong
 
 
+def left_out(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Weights that should have a pair, as the same weight of other layers has one, and have none.
+
+    An adapter that is for some of the layers only says so in its configuration.
+    """
+    if adapter.config.get("layers_to_transform"):
+        return []
+    roles = {role_of(name) for name in adapter.pairs}
+    lacking = [name for name in shapes if role_of(name) in roles and name not in adapter.pairs]
+    targets = adapter.config.get("target_modules")
+    if isinstance(targets, list):
+        ends = tuple(f".{target}.weight" for target in cast("list[str]", targets))
+        lacking += [
+            f"all of {end[1:]}" for end in ends if not any(f".{name}".endswith(end) for name in adapter.pairs)
+        ]
+    return sorted(lacking)
+
+
+def role_of(name: str) -> str:
+    """A tensor's name without the number of its layer."""
+    return re.sub(r"\.\d+\.", ".{n}.", name)
+
+
 def confirm(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise a `CheckpointError` unless every pair has its weight in the base model."""
+    """Raise a `CheckpointError` unless every pair has its weight in the base model and none is left out."""
     if wrong := misfits(adapter, shapes):
         raise CheckpointError(
             f"the adapter in {adapter.folder} does not fit its base model: {len(wrong)} weights, "
             f"{'; '.join(wrong[:SHOWN])}"
+        )
+    if lacking := left_out(adapter, shapes):
+        raise CheckpointError(
+            f"the adapter in {adapter.folder} is not complete: it has no pair for {len(lacking)} weights, "
+            f"{'; '.join(lacking[:SHOWN])}"
         )
 
 
@@ -153,3 +184,9 @@ def attach(
             layer.lora_A["default"].weight.copy_(read(pair.down, pair.down.name))
             layer.lora_B["default"].weight.copy_(read(pair.up, pair.up.name))
             layer.scaling["default"] = pair.scale
+        seconds = [model.get_submodule(module).lora_B["default"].weight for module in pairs]
+    if not any(bool(second.any()) for second in seconds):
+        raise CheckpointError(
+            f"the adapter in {adapter.folder} changes nothing: all {len(seconds)} second halves (lora_B) are "
+            "zero; it was saved before it was trained, or with the wrong tensors"
+        )

@@ -71,6 +71,7 @@ class Contents:
     files: tuple[str, ...]
     tensors: dict[str, TensorHeader]
     adapter: Adapter | None = None  # what is to be added to some of the tensors
+    base: Path | None = None  # the folder of the model that this one changes
 
     @property
     def is_safetensors(self) -> bool:
@@ -103,11 +104,16 @@ def read_contents(folder: Path) -> Contents:
         return Contents(folder, (SINGLE,), read_shard(folder / SINGLE).tensors)
     if safetensors:
         raise CheckpointError(f"{folder} has {_some(safetensors)} but neither {SINGLE} nor {INDEX}")
+    if any((folder / name).is_file() for name in (PICKLED, PICKLED_INDEX)):
+        return read_pickled(folder)
+    raise CheckpointError(f"{folder} has a config.json but no weights (*.safetensors or pytorch_model*.bin)")
+
+
+def read_pickled(folder: Path) -> Contents:
+    """The same of the `.bin` files alone, which may lie beside safetensors files."""
     if (folder / PICKLED_INDEX).is_file():
         return _indexed(folder, PICKLED_INDEX)
-    if (folder / PICKLED).is_file():
-        return Contents(folder, (PICKLED,), _read_pickled(folder / PICKLED))
-    raise CheckpointError(f"{folder} has a config.json but no weights (*.safetensors or pytorch_model*.bin)")
+    return Contents(folder, (PICKLED,), _read_pickled(folder / PICKLED))
 
 
 def has_weights(folder: Path) -> bool:
@@ -191,7 +197,26 @@ def read_shard(path: Path) -> ShardHeader:
         raise CheckpointError(
             f"{path} is damaged: it must have {wanted} bytes and has {size}; fetch it again"
         )
+    _check_places(path, shard, LENGTH_BYTES + length)
     return shard
+
+
+def _check_places(path: Path, shard: ShardHeader, begin: int) -> None:
+    """Every tensor must be as long as its shape and number format say, and they must leave no gap."""
+    for name, tensor in sorted(shard.tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        width = DTYPE_BYTES.get(tensor.dtype)
+        if any(side < 0 for side in tensor.shape):
+            raise CheckpointError(f"{path} is damaged: {name} has the shape {list(tensor.shape)}")
+        if width is not None and tensor.bytes != tensor.size * width:
+            raise CheckpointError(
+                f"{path} is damaged: {name} is {tensor.dtype} {list(tensor.shape)}, which is "
+                f"{tensor.size * width} bytes, and its place has {tensor.bytes}; fetch it again"
+            )
+        if tensor.begin != begin:
+            raise CheckpointError(
+                f"{path} is damaged: {name} does not begin where the tensor before it ends; fetch it again"
+            )
+        begin = tensor.end
 
 
 def parse_header(path: Path, text: bytes) -> ShardHeader:
@@ -202,11 +227,11 @@ def parse_header(path: Path, text: bytes) -> ShardHeader:
         metadata = dict(header.pop("__metadata__", None) or {})
         tensors = {
             name: TensorHeader(
-                shape=tuple(entry["shape"]),
+                shape=tuple(_whole(side) for side in entry["shape"]),
                 dtype=str(entry["dtype"]),
                 file=path.name,
-                begin=offset + entry["data_offsets"][0],
-                end=offset + entry["data_offsets"][1],
+                begin=offset + _whole(entry["data_offsets"][0]),
+                end=offset + _whole(entry["data_offsets"][1]),
             )
             for name, entry in header.items()
         }
@@ -215,14 +240,28 @@ def parse_header(path: Path, text: bytes) -> ShardHeader:
     return ShardHeader(path.name, text.decode("utf-8"), metadata, tensors)
 
 
+def _whole(number: Any) -> int:
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise ValueError(f"{number!r} is not a whole number")
+    return number
+
+
 def _read_pickled(path: Path) -> dict[str, TensorHeader]:
     """Names and shapes inside a `.bin` file; torch reads its table of contents and no weights."""
     import torch
 
+    with path.open("rb") as file:
+        if file.read(LENGTH_BYTES) == b"version ":
+            raise CheckpointError(f"{path} is a Git LFS pointer and not the weights; run `git lfs pull`")
     try:
         stored = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        _check_table(path)
     except Exception as error:  # torch and pickle raise many kinds here; all mean the same to the user
-        raise CheckpointError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be read as weights: {reason}") from error
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{path} holds a {type(stored).__name__} and not tensors by their names")
+    stored = cast("dict[str, Any]", stored)
     return {
         name: TensorHeader(tuple(tensor.shape), dtype_code(tensor.dtype), path.name, 0, tensor.nbytes)
         for name, tensor in stored.items()
@@ -230,11 +269,26 @@ def _read_pickled(path: Path) -> dict[str, TensorHeader]:
     }
 
 
+def _check_table(path: Path) -> None:
+    """The table of contents of a `.bin` file must have the checksum that stands beside it."""
+    import zipfile
+
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith("/data.pkl"):
+                archive.read(name)  # raises where the checksum is another
+
+
 # The codes of the safetensors format and the names of torch.
 DTYPE_CODES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+
+DTYPE_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+    "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "U32": 4, "U64": 8, "C64": 8,
 }  # fmt: skip
 
 

@@ -9,12 +9,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
+from typing import Any, Protocol
 
-from beholder.checkpoints.assembled import Files, Stored
+from beholder.checkpoints.assembled import Files
+from beholder.checkpoints.beside import copy_other_files, take_from_base, write_other_files
+from beholder.checkpoints.kept import (
+    KEPT_CONFIG,
+    KEPT_LAYOUT,
+    KEPT_TENSORS,
+    as_written,
+    describe_files,
+    describe_pickled,
+    keep_dropped,
+    kept_layout,
+    kept_pickles,
+    published_config,
+)
 from beholder.checkpoints.loader import ModelFamily, Plan, SameNames, check
 from beholder.checkpoints.reader import (
     INDEX,
@@ -37,22 +50,12 @@ from beholder.checkpoints.splits import (
     targets,
     with_rows,
 )
+from beholder.checkpoints.streams import fingerprint, mean_rows, read_bytes, tensor_of
 from beholder.core.errors import CheckpointError, ConfigError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
 LAYOUTS = ("published", "ours")
-
-KEPT_CONFIG = "published_config.json"
-KEPT_LAYOUT = "published_layout.json"
-KEPT_FILES = "published_files"
-ADDED = "added.json"
-NOT_COPIED = {"config.json", INDEX, PICKLED_INDEX, KEPT_CONFIG, KEPT_LAYOUT}
-WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth"}
-CHUNK_BYTES = 2**24
-# Written by transformers on every save; two configurations that differ only here describe one model.
-VOLATILE_KEYS = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"}
+# Stored tensors that follow from the configuration: leaving them out loses nothing.
+COMPUTED = ("inv_freq", "position_ids")
 
 
 class PublishedFamily(ModelFamily, Protocol):
@@ -74,15 +77,23 @@ class Conversion:
     files: tuple[str, ...]
     dropped: tuple[str, ...]
     is_identical: bool  # published files made from kept headers: byte for byte those of the original
+    map: dict[str, tuple[str, ...]]  # every tensor that was written, and the stored ones that it is made of
+    checksum: str  # of the parameters: the same in every layout
 
 
 def convert(
-    source: Path, target: Path, family: PublishedFamily, to: str, *, base: str | Path | None = None
+    source: Path,
+    target: Path,
+    family: PublishedFamily,
+    to: str,
+    *,
+    base: str | Path | None = None,
+    allow_loss: bool = False,
 ) -> Conversion:
     """Write `source` to the new folder `target` in the layout `to`; nothing is left behind if it fails.
 
     An adapter is merged with its `base`, and a tower that lies elsewhere comes along, unless the published
-    layout is written: there it stays where it is.
+    layout is written: there it stays where it is. What cannot be undone, as merging, needs `allow_loss`.
     """
     others: Mapping[str, Callable[[Any], TableWithSplits]] = getattr(family, "other_layouts", {})
     if to not in (*LAYOUTS, *others):
@@ -92,6 +103,11 @@ def convert(
     plan, contents = check(source, family, base=base)
     if plan.layout == to and contents.adapter is None and has_weights(source):
         raise ConfigError(f"{source} is in the {to} layout already")
+    if (losses := _losses(contents, plan)) and not allow_loss:
+        raise ConfigError(
+            f"{source} cannot be written in the {to} layout without a loss: {'; '.join(losses)}; "
+            "allow it with --allow-loss"
+        )
     partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
@@ -100,9 +116,14 @@ def convert(
         else:
             names = others[to](plan.config) if to in others else SameNames()
             done = _to_ours(contents, plan, family, partial, names, to)
-        _copy_other_files(source, partial)
-        _other_files(source, partial, plan, family, to, base)
-        check(partial, family)
+        copy_other_files(source, partial)
+        if contents.base is not None:
+            take_from_base(contents.base, partial)
+        write_other_files(source, partial, plan, family, to, base)
+        wanted, written = check(partial, family)
+        done["checksum"] = fingerprint(written, wanted)
+        if not losses and done["checksum"] != fingerprint(contents, plan):
+            raise CheckpointError(f"{target} would not hold the numbers of {source}; nothing was written")
         os.replace(partial, target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -124,17 +145,43 @@ def _to_ours(
     if plan.layout == "published" and contents.adapter is None and has_weights(contents.folder):
         shutil.copyfile(contents.folder / "config.json", folder / KEPT_CONFIG)
         own = sorted(name for name, tensor in contents.tensors.items() if not Path(tensor.file).is_absolute())
-        kept = (_describe_files(contents) if contents.is_safetensors else {}) | {
-            "config": _as_written(plan.config),
+        kept = (describe_files(contents) if contents.is_safetensors else describe_pickled(contents)) | {
+            "config": as_written(plan.config),
             "names": own,
         }
         (folder / KEPT_LAYOUT).write_text(json.dumps(kept), encoding="utf-8")
+        if not contents.is_safetensors:
+            keep_dropped(contents, [theirs for theirs, parts in held.items() if not parts], folder)
     else:
-        for name in (KEPT_CONFIG, KEPT_LAYOUT):
+        for name in (KEPT_CONFIG, KEPT_LAYOUT, KEPT_TENSORS):
             if (contents.folder / name).is_file():
                 shutil.copyfile(contents.folder / name, folder / name)
     dropped = tuple(sorted(theirs for theirs, parts in held.items() if not parts))
-    return {"layout": to, "tensors": len(pieces), "files": files, "dropped": dropped, "is_identical": False}
+    return {
+        "layout": to,
+        "tensors": len(pieces),
+        "files": files,
+        "dropped": dropped,
+        "is_identical": False,
+        "map": _map(pieces),
+    }
+
+
+def _losses(contents: Contents, plan: Plan) -> list[str]:
+    """What going to another layout would lose for good."""
+    losses: list[str] = []
+    if contents.adapter is not None:
+        losses.append(
+            f"the adapter in {contents.adapter.folder} is merged, which rounds and cannot be undone"
+        )
+    dropped = [name for name in contents.tensors if not targets(plan.names, name)]
+    if gone := [name for name in dropped if not name.endswith(COMPUTED)]:
+        losses.append(f"{len(gone)} tensors have no place there: {', '.join(gone[:3])}")
+    return losses
+
+
+def _map(pieces: Pieces) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(stretch.stored for stretch in made_of) for name, made_of in pieces.items()}
 
 
 def renamed(parameters: Pieces, names: TableWithSplits) -> dict[str, tuple[Stretch, ...]]:
@@ -147,13 +194,15 @@ def renamed(parameters: Pieces, names: TableWithSplits) -> dict[str, tuple[Stret
 
 
 def _to_published(contents: Contents, plan: Plan, family: PublishedFamily, folder: Path) -> dict[str, Any]:
-    published = _published_config(contents.folder, plan.config, family)
+    published = published_config(contents.folder, plan.config, family)
     (folder / "config.json").write_bytes(published)
     held = {theirs: targets(plan.names, theirs) for theirs in contents.tensors}
     parameters = with_rows(apart(held), contents.tensors, plan.padded)
     pieces = _without_elsewhere(renamed(parameters, family.key_table(plan.config)), contents, plan)
-    kept = _kept_layout(contents, pieces)
-    if kept is None:
+    kept = kept_layout(contents, pieces)
+    if (pickles := kept_pickles(contents, pieces)) is not None:
+        files = _write_pickles(contents, pieces, pickles, folder)
+    elif kept is None:
         files = _write_like_source(contents, pieces, folder)
     else:
         files = _write_kept(contents, pieces, kept, folder)
@@ -163,6 +212,7 @@ def _to_published(contents: Contents, plan: Plan, family: PublishedFamily, folde
         "files": files,
         "dropped": tuple(sorted(theirs for theirs, parts in held.items() if not parts)),
         "is_identical": kept is not None,
+        "map": _map(pieces),
     }
 
 
@@ -187,62 +237,6 @@ def _without_elsewhere(
     }
 
 
-def _published_config(source: Path, config: PreTrainedConfig, family: PublishedFamily) -> bytes:
-    """The original `config.json` where it was kept and still describes the model; written anew otherwise."""
-    kept = source / KEPT_CONFIG
-    if kept.is_file():
-        original = kept.read_bytes()
-        layout = source / KEPT_LAYOUT
-        described = json.loads(layout.read_text(encoding="utf-8")).get("config") if layout.is_file() else None
-        if described is None:
-            described = family.config_from_published(json.loads(original), source).to_dict()
-        if _lasting(described) == _lasting(_as_written(config)):
-            return original
-    return (json.dumps(family.config_to_published(config), indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _as_written(config: PreTrainedConfig) -> dict[str, Any]:
-    """A configuration as a file holds it."""
-    return json.loads(config.to_json_string(use_diff=False))  # pyright: ignore[reportUnknownMemberType]
-
-
-def _lasting(config: Any) -> Any:
-    """A configuration without what changes from save to save."""
-    if isinstance(config, Mapping):
-        settings = cast("Mapping[str, Any]", config)
-        return {key: _lasting(value) for key, value in settings.items() if key not in VOLATILE_KEYS}
-    if isinstance(config, (list, tuple)):
-        return [_lasting(value) for value in cast("Sequence[Any]", config)]
-    return config
-
-
-def _describe_files(contents: Contents) -> dict[str, Any]:
-    """What is needed to write the published files again: their headers, word for word, and the index."""
-    index = contents.folder / INDEX
-    return {
-        "index": index.read_text(encoding="utf-8") if index.is_file() else None,
-        "files": [
-            {"name": name, "header": read_shard(contents.folder / name).text} for name in contents.files
-        ],
-    }
-
-
-def _kept_layout(contents: Contents, pieces: Pieces) -> dict[str, Any] | None:
-    """The kept description if it still fits: same tensors, same shapes, same number formats."""
-    path = contents.folder / KEPT_LAYOUT
-    if not path.is_file():
-        return None
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    if "files" not in kept:
-        return None
-    described: dict[str, TensorHeader] = {}
-    for file in kept["files"]:
-        described |= parse_header(Path(file["name"]), file["header"].encode()).tensors
-    headers = {name: header_of(made_of, contents.tensors, name) for name, made_of in pieces.items()}
-    have = {name: (tensor.shape, tensor.dtype) for name, tensor in headers.items()}
-    return kept if have == {key: (tensor.shape, tensor.dtype) for key, tensor in described.items()} else None
-
-
 def _write_kept(contents: Contents, pieces: Pieces, kept: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     """Published files from their own headers."""
     shards = [parse_header(Path(file["name"]), file["header"].encode()) for file in kept["files"]]
@@ -251,6 +245,26 @@ def _write_kept(contents: Contents, pieces: Pieces, kept: Mapping[str, Any], fol
     if kept["index"] is not None:
         (folder / INDEX).write_text(kept["index"], encoding="utf-8")
     return tuple(shard.name for shard in shards)
+
+
+def _write_pickles(
+    contents: Contents, pieces: Pieces, kept: Mapping[str, Any], folder: Path
+) -> tuple[str, ...]:
+    """Published `.bin` files: the same tensors in the same order, one file in memory at a time."""
+    import torch
+
+    dropped = contents.folder / KEPT_TENSORS
+    aside = Files(Contents(contents.folder, (), {}))
+    rest = read_shard(dropped).tensors if dropped.is_file() else {}
+    for file in kept["pickled"]:
+        held = {
+            name: aside.read(rest[name], name) if name in rest else tensor_of(contents, pieces[name], name)
+            for name in file["tensors"]
+        }
+        torch.save(held, folder / file["name"])
+    if kept["index"] is not None:
+        (folder / PICKLED_INDEX).write_text(kept["index"], encoding="utf-8")
+    return tuple(file["name"] for file in kept["pickled"])
 
 
 def _write_like_source(contents: Contents, pieces: Pieces, folder: Path) -> tuple[str, ...]:
@@ -297,98 +311,9 @@ def _write_shard(contents: Contents, shard: ShardHeader, pieces: Pieces, folder:
         out.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
         for key, tensor in sorted(shard.tensors.items(), key=lambda item: item[1].begin):
             for stretch in pieces[key]:
-                for chunk in _read_bytes(contents, stretch):
+                for chunk in read_bytes(contents, stretch):
                     out.write(chunk)
                 if stretch.fill:
-                    out.write(_mean_rows(contents, stretch))
+                    out.write(mean_rows(contents, stretch))
             if out.tell() != tensor.end:
                 raise CheckpointError(f"{key} has another length than {shard.name} plans for it")
-
-
-def _read_bytes(contents: Contents, stretch: Stretch) -> Iterator[bytes]:
-    """The bytes of one stored tensor, or of some of its rows, a piece at a time."""
-    tensor = contents.tensors[stretch.stored]
-    path = contents.folder / tensor.file
-    begin, end = stretch.bytes_of(tensor)
-    if contents.adapter is not None and stretch.stored in contents.adapter.pairs:
-        yield _bytes_of(
-            Stored(Files(contents), tensor, stretch.stored, change=contents.adapter.pairs[stretch.stored])[
-                ...
-            ]
-        )[begin:end]
-        return
-    if not path.suffix == ".safetensors":
-        yield _pickled_bytes(path, tensor.name or stretch.stored)[begin:end]
-        return
-    with path.open("rb") as file:
-        file.seek(tensor.begin + begin)
-        yield from _pieces(file, end - begin)
-
-
-def _mean_rows(contents: Contents, stretch: Stretch) -> bytes:
-    """The rows that a vocabulary is filled up with."""
-    tensor = Stored(Files(contents), contents.tensors[stretch.stored], stretch.stored, fill=stretch.fill)[...]
-    return _bytes_of(tensor[-stretch.fill :])
-
-
-def _bytes_of(tensor: Any) -> bytes:
-    import torch
-
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-def _pieces(file: BinaryIO, length: int) -> Iterator[bytes]:
-    while length > 0:
-        piece = file.read(min(length, CHUNK_BYTES))
-        if not piece:
-            raise CheckpointError(f"{file.name} ended {length} bytes early while it was read")
-        length -= len(piece)
-        yield piece
-
-
-def _pickled_bytes(path: Path, name: str) -> bytes:
-    """A tensor of a `.bin` file; the file is mapped, so only this tensor's pages are read."""
-    import torch
-
-    return _bytes_of(torch.load(path, map_location="cpu", weights_only=True, mmap=True)[name])
-
-
-def _copy_other_files(source: Path, target: Path) -> None:
-    """Tokenizer, generation settings, licence, also in folders: whatever is neither weights nor layout."""
-    for path in sorted(source.rglob("*")):
-        inside = path.relative_to(source)
-        is_hidden = any(part.startswith(".") for part in inside.parts)
-        if not path.is_file() or is_hidden or path.suffix in WEIGHT_SUFFIXES or str(inside) in NOT_COPIED:
-            continue
-        (target / inside).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target / inside)
-
-
-def _other_files(
-    source: Path, target: Path, plan: Plan, family: PublishedFamily, to: str, base: str | Path | None
-) -> None:
-    """Files that a layout has besides: written by the family, and taken back when the published one is
-    written.
-
-    A published file that is written anew is kept in a folder of its own.
-    """
-    kept = target / KEPT_FILES
-    if to == "published":
-        note = kept / ADDED
-        for name in json.loads(note.read_text(encoding="utf-8")) if note.is_file() else []:
-            (target / name).unlink(missing_ok=True)
-        for path in sorted(kept.glob("*")):
-            if path.name != ADDED:
-                os.replace(path, target / path.name)
-        shutil.rmtree(kept, ignore_errors=True)
-        return
-    if (write := getattr(family, "other_files", None)) is None or kept.is_dir():
-        return
-    kept.mkdir()
-    for path in sorted(target.glob("*")):
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in NOT_COPIED:
-            shutil.copyfile(path, kept / path.name)
-    before = {path.name for path in target.glob("*")}
-    write(target, source, plan.config, to, base)
-    added = sorted({path.name for path in target.glob("*")} - before)
-    (kept / ADDED).write_text(json.dumps(added), encoding="utf-8")

@@ -29,15 +29,28 @@ VERBS = {
     "ground": Verb(
         "ground", "ground", "Find what a phrase names in a picture: boxes, and the picture with them."
     ),
-    "serve": Verb("serve", "serve", "Serve models over the OpenAI API."),
+    "serve": Verb("serve", "serve", "Serve models over the OpenAI API, with a web page."),
+    "web": Verb("web", "web", "Show the web page over any OpenAI-compatible server."),
     "train": Verb("train", "train", "Train a model by a recipe; resumes exactly."),
     "eval": Verb("eval", "evaluate", "Score a model and write a record of the run."),
     "data draw": Verb("data", "draw", "Draw pictures with questions and answers to train and test on."),
+    "data check": Verb("data", "check", "Check a recipe's rows and pictures, and write a manifest."),
+    "data show": Verb("data", "show", "Show how one row of a recipe is trained."),
     "inspect": Verb("inspect", "inspect", "Tell what a checkpoint is and whether it is whole."),
+    "merge": Verb("merge", "merge", "Fold an adapter into its base model, and prove it."),
+    "delta apply": Verb("delta", "apply", "Add published differences to their base model."),
+    "delta make": Verb("delta", "make", "Take the base model off a model, to publish the differences."),
+    "doctor": Verb("doctor", "doctor", "Tell what is wrong with a checkpoint and what to do."),
     "convert": Verb("convert", "convert", "Rewrite a checkpoint in another layout, bit for bit."),
+    "fetch": Verb("fetch", "fetch", "Fetch a model with all that it needs, and pin it."),
+    "parity": Verb("parity", "parity", "Compare this copy with the originals' numbers, stage by stage."),
+    "models random": Verb("random", "random", "Write a checkpoint of a published size, of random numbers."),
     "models": Verb("models", "models", "List the models that are known by name."),
     "env": Verb("env", "env", "Show versions and devices."),
 }
+
+# They say at every start which of their kernels are for other machines.
+NOISY = ("torchao", "torch.utils._pytree")
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 DEBUG_VARIABLE = "BEHOLDER_DEBUG"
@@ -96,12 +109,15 @@ def _verb_name(given: Sequence[str]) -> str | None:
 
 def _call(name: str, arguments: list[str]) -> int:
     """Import the verb's module and let Typer read the arguments from its function's signature."""
+    import logging
     from importlib import import_module
 
     import typer
 
     from beholder.cli.aliases import translate
 
+    for logger in NOISY:
+        logging.getLogger(logger).setLevel(logging.ERROR)
     verb = VERBS[name]
     function = getattr(import_module(f"beholder.cli.{verb.module}"), verb.function)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

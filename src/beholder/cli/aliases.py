@@ -1,6 +1,6 @@
 """The flags of the original programs as hidden aliases: what has a place here is translated, with a hint.
 
-What has none is an error that says why; nothing is ignored.
+What has none is an error that says why; nothing that would change an answer is ignored.
 """
 
 from __future__ import annotations
@@ -10,13 +10,19 @@ from collections.abc import Iterator
 
 from beholder.core.errors import ConfigError
 
-VERBS_WITH_ALIASES = ("ask", "chat")
+TALKING = ("ask", "chat", "ground")
+ABOUT_CHECKPOINTS = ("inspect", "doctor", "convert", "merge")
 
 # Original flag -> ours. Each takes a value.
+BASE = {"--model-base": "--base", "--model_base": "--base"}
 RENAMED = {
+    **BASE,
     "--model-path": "--model",
     "--model_path": "--model",
     "--from_pretrained": "--model",
+    "--conv-mode": "--template",
+    "--conv_mode": "--template",
+    "--version": "--template",
     "--max-new-tokens": "--max-tokens",
     "--max_new_tokens": "--max-tokens",
     "--top_p": "--top-p",
@@ -24,29 +30,38 @@ RENAMED = {
 }
 
 # Original switch -> ours with its value.
-SWITCHES = {"--bf16": ("--dtype", "bfloat16"), "--fp16": ("--dtype", "float16")}
+SWITCHES = {
+    "--bf16": ("--dtype", "bfloat16"),
+    "--fp16": ("--dtype", "float16"),
+    "--load-8bit": ("--quantize", "8bit"),
+    "--load_8bit": ("--quantize", "8bit"),
+    "--load-4bit": ("--quantize", "4bit"),
+    "--load_4bit": ("--quantize", "4bit"),
+}
+# Original flags whose value is a number of bits.
+BITS = ("--quant",)
+
+# Original switches that ask for what happens here anyway.
+NEEDLESS = {"--english": "not needed here: the answer's language follows the question"}
 
 # Original flags whose value is an argument here: the picture comes first, the question last.
 PICTURE = ("--image-file", "--image_file")
 QUESTION = ("--query",)
 
 REFUSED = {
-    "--model-base": "adapters cannot be opened yet; give a complete model with --model",
-    "--load-4bit": "models cannot be quantised yet; use --dtype bfloat16",
-    "--load-8bit": "models cannot be quantised yet; use --dtype bfloat16",
-    "--quant": "models cannot be quantised yet; use --dtype bfloat16",
-    "--conv-mode": "the prompt template comes from the checkpoint, so leave it out",
-    "--version": "the prompt template comes from the checkpoint, so leave it out",
-    "--local_tokenizer": "the tokenizer comes from the checkpoint's folder, so leave it out",
-    "--english": "the answer's language follows the question, so leave it out",
+    "--local_tokenizer": "the tokenizer comes from the checkpoint's folder; put tokenizer.model there",
     "--slide_window": "the views of a picture come from the checkpoint, so leave it out",
 }
 
 
 def translate(verb: str, arguments: list[str]) -> list[str]:
     """The arguments with original flags replaced by ours."""
-    if verb not in VERBS_WITH_ALIASES:
-        return arguments
+    if verb in ABOUT_CHECKPOINTS:
+        return _rename(arguments, BASE)
+    return _translate(arguments) if verb in TALKING else arguments
+
+
+def _translate(arguments: list[str]) -> list[str]:
     pictures: list[str] = []
     questions: list[str] = []
     kept: list[str] = []
@@ -58,18 +73,36 @@ def translate(verb: str, arguments: list[str]) -> list[str]:
         flag, _, value = argument.partition("=")
         if flag in REFUSED:
             raise ConfigError(f"{flag}: {REFUSED[flag]}")
-        if flag in RENAMED:
-            _hint(flag, RENAMED[flag])
-            kept.append(argument.replace(flag, RENAMED[flag], 1))
+        if flag in NEEDLESS:
+            print(f"hint: {flag} is {NEEDLESS[flag]}", file=sys.stderr)
+        elif flag in RENAMED:
+            kept += _rename([argument], RENAMED)
         elif flag in SWITCHES:
             _hint(flag, " ".join(SWITCHES[flag]))
             kept += SWITCHES[flag]
+        elif flag in BITS:
+            bits = value or _next(rest, flag)
+            _hint(flag, f"--quantize {bits}bit")
+            kept += ["--quantize", f"{bits}bit"]
         elif flag in PICTURE + QUESTION:
             _hint(flag, "an argument without a flag")
             (pictures if flag in PICTURE else questions).append(value or _next(rest, flag))
         else:
             kept.append(argument)
     return [*pictures, *kept, *questions]
+
+
+def _rename(arguments: list[str], names: dict[str, str]) -> list[str]:
+    """Arguments before a `--` with their flags renamed."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    renamed: list[str] = []
+    for argument in arguments[:end]:
+        flag = argument.partition("=")[0]
+        if flag in names:
+            _hint(flag, names[flag])
+            argument = argument.replace(flag, names[flag], 1)
+        renamed.append(argument)
+    return renamed + arguments[end:]
 
 
 def _next(rest: Iterator[str], flag: str) -> str:

@@ -29,6 +29,9 @@ def ask(
     repetition_penalty: options.RepetitionPenalty = 1.0,
     seed: options.Seed = None,
     stop: options.Stop = None,
+    base: options.Base = None,
+    template: options.Template = None,
+    quantize: options.Quantize = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
 ) -> None:
@@ -60,5 +63,7 @@ def ask(
     messages = [Message.user(picture, question)]
     if system is not None:
         messages.insert(0, Message.system(system))
-    answer = load(model, device=device, dtype=dtype).chat(messages, **sampling)
+    answer = load(model, device=device, dtype=dtype, **options.origin(base, template, quantize)).chat(
+        messages, **sampling
+    )
     print(answer.to_json() if as_json else answer.text)

@@ -33,6 +33,9 @@ def chat(
     min_p: options.MinP = 0.0,
     repetition_penalty: options.RepetitionPenalty = 1.0,
     seed: options.Seed = None,
+    base: options.Base = None,
+    template: options.Template = None,
+    quantize: options.Quantize = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
 ) -> None:
@@ -53,7 +56,8 @@ def chat(
     from beholder.api import load
     from beholder.cli.conversation import Conversation
 
-    conversation = Conversation(load(model, device=device, dtype=dtype), Sampling.of(sampling), system)
+    vlm = load(model, device=device, dtype=dtype, **options.origin(base, template, quantize))
+    conversation = Conversation(vlm, Sampling.of(sampling), system)
     if picture is not None and image is not None:
         conversation.show(picture, image)
     if sys.stdin.isatty():

@@ -18,19 +18,22 @@ def convert(
     to: Annotated[
         str,
         typer.Option(
-            "--to", help="published, ours (parameters named as transformers names them), llava-hf, or sat "
-            "(CogVLM)."
+            "--to",
+            help="published, ours (parameters named as transformers names them), llava-hf, or sat (CogVLM).",
         ),
     ],
     ranks: Annotated[int, typer.Option("--ranks", help="To sat: for how many processes.")] = 1,
     template: Annotated[
         str, typer.Option("--template", help="From sat: what it was trained for, chat, vqa or base.")
     ] = "chat",
-    base: Annotated[
-        str | None,
-        typer.Option(help="The model that an adapter or a projector belongs to.", show_default=False),
-    ] = None,
-    model_base: Annotated[str | None, typer.Option(hidden=True)] = None,
+    base: options.Base = None,
+    allow_loss: Annotated[
+        bool,
+        typer.Option("--allow-loss", help="Also where it cannot be undone, as when an adapter is merged."),
+    ] = False,
+    show_map: Annotated[
+        bool, typer.Option("--map", help="List every tensor and what it was made of.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Rewrite a checkpoint in another layout, bit for bit. A whole model never has to fit into memory."""
@@ -43,11 +46,17 @@ def convert(
     if to == "sat" or is_sat(folder):
         _convert_sat(folder, target, to, ranks, template, as_json)
         return
-    done = rewrite(folder, target, identify_folder(folder), to, base=base or model_base)
+    done = rewrite(folder, target, identify_folder(folder), to, base=base, allow_loss=allow_loss)
     if as_json:
-        print(json.dumps({**asdict(done), "target": str(done.target)}, ensure_ascii=False))
+        told = {**asdict(done), "target": str(done.target)}
+        if not show_map:
+            del told["map"]
+        print(json.dumps(told, ensure_ascii=False))
         return
     print(f"{done.target}: {done.layout} layout, {done.tensors} tensors in {', '.join(done.files)}")
+    print(f"checksum of the parameters, in every layout the same: {done.checksum}")
+    for name, made_of in done.map.items() if show_map else ():
+        print(f"{' + '.join(made_of)} -> {name}")
     if done.is_identical:
         print("the files are those that were published, byte for byte")
     for name in done.dropped:

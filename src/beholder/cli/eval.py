@@ -98,7 +98,7 @@ def evaluate(
     if answers:
         records = score_file(tasks[0], answers, data, out, model, strict, asker)
     else:
-        settings = {"strict": strict, "judge": asker, "limit": limit, "batch": batch}
+        settings: dict[str, object] = {"strict": strict, "judge": asker, "limit": limit, "batch": batch}
         where = {"device": device, "dtype": dtype}
         records = ask_model(tasks, model, data, out, api, style, shard, settings, where)
     show(records, as_json, published_as, bool(chosen))

@@ -25,6 +25,7 @@ def inspect(
             show_default=False,
         ),
     ] = None,
+    base: options.Base = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Tell what a checkpoint is and whether it is whole: exit code 3 if tensors are missing or do not fit."""
@@ -33,7 +34,7 @@ def inspect(
     from beholder.families import identify_folder
 
     folder = checkpoint_folder(path, download=False)
-    report = examine(folder, identify_folder(folder))
+    report = examine(folder, identify_folder(folder), base=base)
     print(json.dumps(asdict(report), ensure_ascii=False) if as_json else "\n".join(_lines(report)))
     if not report.is_whole:
         raise typer.Exit(CHECK_FAILED)

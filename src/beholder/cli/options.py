@@ -15,6 +15,22 @@ Model = Annotated[
         "--model", "-m", help="Hub id or folder; left out, the model in the package.", show_default=False
     ),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        help="The model that an adapter or a projector belongs to: a folder or hub id.",
+        show_default=False,
+    ),
+]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        help="How conversations are written, where the checkpoint does not say.",
+        show_default=False,
+    ),
+]
 Device = Annotated[
     str, typer.Option(help="cpu, cuda:0, ...; auto is the first GPU, or the CPU where there is none.")
 ]
@@ -37,6 +53,20 @@ Stop = Annotated[
     list[str] | None,
     typer.Option(help="End the answer before this text; may be given again.", show_default=False),
 ]
+
+
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        "--quantize", help="8bit or 4bit: the language model in that many bits.", show_default=False
+    ),
+]
+
+
+def origin(base: str | None, template: str | None, quantize: str | None = None) -> dict[str, str]:
+    """What of a model's origin and form was given, as arguments of `load`."""
+    given = {"base": base, "template": template, "quantize": quantize}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def check_sampling(**values: Any) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from beholder.cli import options
 from beholder.core.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 MOST_PORTS = 65535
 
@@ -54,11 +57,12 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    web: Annotated[bool, typer.Option(help="Whether there is a web page at /.")] = True,
     log_format: Annotated[str, typer.Option(help="text or json.")] = "text",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
 ) -> None:
-    """Serve models over the OpenAI API until a signal ends it; what is running then is finished first."""
+    """Serve models over the OpenAI API, with a web page, until a signal ends it."""
     if log_format not in ("text", "json"):
         raise ConfigError(f"--log-format is {log_format!r}; it must be text or json")
     try:
@@ -85,9 +89,26 @@ def serve(
     registry = Registry.of(models or [])
     from beholder.api import load
 
-    application = app.create_app(registry, chosen, lambda source: load(source, device=device, dtype=dtype))
+    page = _page(host, port) if web else None
+    application = app.create_app(
+        registry,
+        chosen,
+        lambda source: load(source, device=device, dtype=dtype, most_running=max_running),
+        page=page,
+    )
     if not server.run(application, host, port):
         raise typer.Exit(1)
+
+
+def _page(host: str, port: int) -> FastAPI:
+    """The web page over the server that is about to start."""
+    try:
+        from beholder.serving.web.client import Client
+        from beholder.serving.web.mounting import own_address, page_app
+
+        return page_app(Client.of(own_address(host, port)))
+    except ModuleNotFoundError as error:
+        raise MissingExtraError.of("the web page (left out with --no-web)", "serve") from error
 
 
 def _hosts(given: list[str] | None) -> tuple[str, ...]:

@@ -35,6 +35,8 @@ def identify(config: dict[str, Any], tensor_names: Iterable[str], folder: Path |
     for candidate in known:
         if candidate.claims(config, names, folder):
             return candidate
+    if (other := _other_family(config, known)) is not None:
+        return other
     given = f"model_type {config['model_type']!r}" if "model_type" in config else "no model_type"
     for candidate in known:
         if candidate.has_tensors(names):
@@ -44,6 +46,14 @@ def identify(config: dict[str, Any], tensor_names: Iterable[str], folder: Path |
             )
     looked_for = "; ".join(f"{candidate.title}: {', '.join(candidate.config_marks)}" for candidate in known)
     raise ConfigError(f"config.json has {given}, which is no family that is known here ({looked_for})")
+
+
+def _other_family(config: dict[str, Any], known: Iterable[Family]) -> Family | None:
+    """A model that only transformers knows; a `model_type` of a known family is never one."""
+    from beholder.families.other import other_family
+
+    mine = any(config.get("model_type") in candidate.config_marks for candidate in known)
+    return None if mine else other_family(config)
 
 
 def identify_folder(folder: Path) -> Family:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
+    from beholder.checkpoints.findings import Finding
     from beholder.checkpoints.keys import KeyTable
     from beholder.checkpoints.reader import Contents
+    from beholder.grounding.habits import Habits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,18 @@ class Family:
     # configuration,
     # layout, base).
     other_files: Callable[[Path, Path, Any, str, str | Path | None], None] | None = None
+    # Of checkpoints that are published as differences from a base model: beginnings of names that the base
+    # does not have, and the tensors that may be larger than there.
+    beside_base: tuple[str, ...] = ()
+    growing: tuple[str, ...] = ()
+    # What `doctor` should say of a folder, with its base, besides what can be said of any family: what is
+    # wrong, and what is worth knowing.
+    symptoms: Callable[[Path, str | Path | None], tuple[list[Finding], list[str]]] | None = None
+    # For models that are run as they are: opens (family, folder, device=, dtype=, base=), and makes the engine.
+    opens: Callable[..., PreTrainedModel] | None = None
+    engine: Callable[..., Any] | None = None
+    # How a checkpoint is asked for boxes, by its configuration and its processor.
+    boxes: Callable[[Any, Any], Habits] | None = None
 
     def is_published(self, config: dict[str, Any]) -> bool:
         """Whether a `config.json` is one of this family as its authors write it."""

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
     from beholder.checkpoints.keys import KeyTable
+    from beholder.grounding.habits import Habits
+
+SIDE_OF_PRETRAINING = 224
 
 
 def _config_classes() -> tuple[type[PreTrainedConfig], ...]:
@@ -91,6 +94,26 @@ def _describe(config: Any) -> dict[str, Any]:
     }
 
 
+def _boxes(config: Any, processor: Any) -> Habits:
+    """Checkpoints for conversations and short answers were not trained for boxes, nor those of 224 pixels."""
+    from beholder.grounding.habits import Habits
+
+    side, untrained = config.vision_config.image_size, ""
+    if (template := processor.template) != "base":
+        untrained = (
+            f"this CogVLM checkpoint is written to in the template {template!r} and was not trained "
+            "to name boxes; cogvlm-grounding-generalist was, in the template 'base'"
+        )
+    elif side == SIDE_OF_PRETRAINING:
+        untrained = f"CogVLM of {side} pixels was not trained to name boxes; cogvlm-grounding-generalist was"
+    return Habits(
+        dialects=("thousandths",),
+        question="Where is {phrase}? answer in [[x0,y0,x1,y1]] format.",
+        region_question="What is in the region {box}?",
+        untrained=untrained,
+    )
+
+
 FAMILY = Family(
     name="cogvlm",
     title="CogVLM",
@@ -116,4 +139,5 @@ FAMILY = Family(
     config_from_published=_config_from_published,
     config_to_published=_config_to_published,
     describe=_describe,
+    boxes=_boxes,
 )

@@ -17,6 +17,7 @@ from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.import_utils import torch_compilable_check
 
+from beholder.checkpoints.assembled import AssembledLoading
 from beholder.checkpoints.strict import StrictLoading
 from beholder.core.errors import InputError
 from beholder.families.cogvlm.compatibility import QuickStart, flat_images
@@ -30,10 +31,27 @@ from beholder.families.cogvlm.tower import CogVLMProjector, CogVLMVisionTower
 STORED_TABLES = r"self_attn\.rotary_emb\.inv_freq$"
 
 
-class CogVLMPreTrainedModel(StrictLoading, PreTrainedModel):
+class CogVLMPreTrainedModel(AssembledLoading, PreTrainedModel):
     """What transformers needs to know about the family."""
 
     published_keys = PUBLISHED
+
+    @classmethod
+    def family_of(cls, config: Any) -> Any:
+        """CogVLM."""
+        from beholder.families import family
+
+        return family("cogvlm")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in `StrictLoading`. Where processes share the layers, as in `AssembledLoading`: transformers cuts
+        a tensor into their shares before it divides it, which mixes up queries, keys and values.
+        """
+        if kwargs.get("tp_plan") is not None or kwargs.get("distributed_config") is not None:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        strict = cast("Any", StrictLoading.from_pretrained)
+        return strict.__func__(cls, pretrained_model_name_or_path, *args, **kwargs)
 
     config_class = CogVLMConfig
     config: CogVLMConfig

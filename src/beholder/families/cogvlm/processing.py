@@ -7,12 +7,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from PIL import Image
 from transformers import AutoConfig, AutoTokenizer, BatchFeature, ProcessorMixin
 
-from beholder.core.errors import ConfigError, InputError
+from beholder.core.errors import CheckpointError, ConfigError, InputError
+from beholder.core.hub import find_checkpoint
 from beholder.core.types import Message
 from beholder.families.cogvlm.config import CogVLMConfig, TemplateName
 from beholder.families.cogvlm.routing import LANGUAGE, VISION
@@ -59,6 +60,24 @@ class CogVLMProcessor(ProcessorMixin):
         self.image_token = PICTURE_MARK
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         CogVLMTemplate(template)
+
+    most_pictures = 1
+    template_names = get_args(TemplateName)
+
+    @property
+    def rendering(self) -> CogVLMTemplate:
+        """The template in use."""
+        return CogVLMTemplate(self.template)
+
+    def with_template(self, name: TemplateName) -> CogVLMProcessor:
+        """The same processor with another template."""
+        return type(self)(
+            self.image_processor,
+            self.tokenizer,
+            template=name,
+            slots_per_picture=self.slots_per_picture,
+            image_token_id=self.image_token_id,
+        )
 
     @property
     def terminators(self) -> tuple[int, ...]:
@@ -276,12 +295,15 @@ def _tokenizer(place: Any, options: dict[str, Any]) -> Any:
         folder = Path(place)
         has_own = not folder.is_dir() or any((folder / name).is_file() for name in TOKENIZER_FILES)
         source = place if has_own else VICUNA
-        if not has_own:
-            log.info("%s has no tokenizer; %s is used", place, VICUNA)
     # Whoever pads with the tokenizer alone, as pipelines do, must fill on the left as well.
     sides = {"padding_side": "left", **options}
     try:
+        if source == VICUNA:
+            log.info("%s has no tokenizer; %s is used", place, VICUNA)
+            source = find_checkpoint(VICUNA, what="tokenizer")
         return AutoTokenizer.from_pretrained(source, **sides)
+    except CheckpointError as error:
+        raise ConfigError(f"{place} has no tokenizer: {error}; or put tokenizer.model into it") from error
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(

@@ -11,8 +11,10 @@ from beholder.families.family import Family
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
+    from beholder.checkpoints.findings import Finding
     from beholder.checkpoints.keys import KeyTable
     from beholder.checkpoints.reader import Contents
+    from beholder.grounding.habits import Habits
 
 PUBLISHED_TYPES = ("llava", "llava_llama")
 OWN_TYPES = ("llava", "beholder_llava")
@@ -140,6 +142,13 @@ def other_files(folder: Path, source: Path, config: Any, layout: str, base: str 
     write_processor(folder, source, config, base)
 
 
+def symptoms(folder: Path, base: str | Path | None) -> tuple[list[Finding], list[str]]:
+    """What `doctor` says of a folder besides the usual."""
+    from beholder.families.llava.symptoms import symptoms
+
+    return symptoms(folder, base)
+
+
 def describe(config: Any) -> dict[str, Any]:
     """The geometry, from a `config.json` of any layout or from our configuration."""
     if isinstance(config, dict):
@@ -166,6 +175,18 @@ def describe(config: Any) -> dict[str, Any]:
     }
 
 
+def boxes(config: Any, processor: Any) -> Habits:
+    """Since version 1.5, whose projector has two layers, boxes are part of the training data."""
+    from beholder.grounding.habits import EXPRESSION, Habits
+
+    untrained = (
+        "a LLaVA of before version 1.5 (its projector is linear) was not trained to name boxes; v1.5 was"
+        if config.projector_type == "linear"
+        else ""
+    )
+    return Habits(dialects=("unit-list", "thousandths"), untrained=untrained, **EXPRESSION)
+
+
 PARTS: dict[str, Any] = {
     "published_model_types": PUBLISHED_TYPES,
     "model_types": OWN_TYPES,
@@ -184,6 +205,10 @@ PARTS: dict[str, Any] = {
     "read": read,
     "complete": complete,
     "other_files": other_files,
+    "symptoms": symptoms,
+    "beside_base": ("model.mm_projector.", "model.vision_tower.", "model.image_newline"),
+    "growing": ("model.embed_tokens.weight", "lm_head.weight"),
+    "boxes": boxes,
 }
 
 FAMILY = Family(

@@ -23,7 +23,15 @@ from beholder.core.errors import CheckpointError, ConfigError
 from beholder.core.hub import find_checkpoint
 from beholder.families.llava.config import BeholderLlavaConfig
 from beholder.families.llava.prompts import prompt_ids
-from beholder.families.llava.templates import DEFAULT, END, START, ChatTemplate, template_for, template_named
+from beholder.families.llava.templates import (
+    DEFAULT,
+    END,
+    START,
+    ChatTemplate,
+    template_for,
+    template_named,
+    templates,
+)
 from beholder.families.llava.tiles import slots_of
 from beholder.families.llava.views import LlavaImageProcessor
 from beholder.grounding.boxes import Frame
@@ -81,6 +89,12 @@ class LlavaProcessor(ConversationProcessor):
     def template(self) -> ChatTemplate:
         """The conversation template in use."""
         return self._template
+
+    @property
+    def template_names(self) -> tuple[str, ...]:
+        """The conversation templates that there are, each by its first name and the one in use by its own."""
+        firsts = {template.names[0] for template in templates().values()}
+        return tuple(sorted((firsts - set(self.template.names)) | {self.template_name}))
 
     def with_template(self, name: str) -> LlavaProcessor:
         """The same processor with another conversation template."""

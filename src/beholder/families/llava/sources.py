@@ -47,7 +47,7 @@ def read(folder: Path, base: str | Path | None = None) -> Contents:
         tensors |= {published(name): replace(header, name=name) for name, header in trained.items()}
     adapter = read_adapter(folder, published) if is_adapter(folder) else None
     files = (*changes, *(str(found.folder.resolve() / name) for name in found.files))
-    return Contents(folder, files, tensors, adapter)
+    return Contents(folder, files, tensors, adapter, found.folder)
 
 
 def published(name: str) -> str:

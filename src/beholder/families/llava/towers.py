@@ -190,6 +190,8 @@ def _stored(name: str | None, folder: Path | None, held: dict[str, TensorHeader]
         return {"model_type": "intern_vit_6b", **(known or _measured(held))}
     if name in CLIPS:
         return {**CLIPS[name]}
+    if name and HUB_ID.fullmatch(name) and not held:
+        return _stored(str(find_checkpoint(name).resolve()), None, held)
     raise ConfigError(
         f"the shape of the vision tower {name!r} is unknown: it is none of {', '.join((*CLIPS, *INTERNS))}, "
         "there is no folder of that name with a config.json, and config.json has no vision_config"

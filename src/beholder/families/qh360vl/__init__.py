@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
     from beholder.checkpoints.keys import KeyTable
+    from beholder.grounding.habits import Habits
+
+PUBLISHED_WIDTHS = (4096, 8192)
 
 
 def _config_classes() -> tuple[type[PreTrainedConfig], ...]:
@@ -88,6 +91,15 @@ def _describe(config: Any) -> dict[str, Any]:
     }
 
 
+def _boxes(config: Any, processor: Any) -> Habits:
+    """The published sizes were asked as in LLaVA's data; smaller ones are our own and asked in our words."""
+    from beholder.grounding.habits import EXPRESSION, Habits
+
+    if config.text_config.hidden_size in PUBLISHED_WIDTHS:
+        return Habits(dialects=("unit-list", "thousandths"), **EXPRESSION)
+    return Habits(dialects=("thousandths", "unit-list"))
+
+
 FAMILY = Family(
     name="qh360vl",
     title="360VL",
@@ -103,4 +115,5 @@ FAMILY = Family(
     config_from_published=_config_from_published,
     config_to_published=_config_to_published,
     describe=_describe,
+    boxes=_boxes,
 )

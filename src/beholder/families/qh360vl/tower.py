@@ -12,7 +12,7 @@ from transformers import CLIPVisionModel, PreTrainedModel
 
 from beholder.checkpoints.strict import without_report
 from beholder.core.errors import CheckpointError
-from beholder.core.hub import HUB_ID
+from beholder.core.hub import HUB_ID, find_checkpoint
 
 
 def fill_from_base(tower: PreTrainedModel, name: str | None, folder: str | None) -> None:
@@ -32,7 +32,7 @@ def fill_from_base(tower: PreTrainedModel, name: str | None, folder: str | None)
     try:
         with without_report():
             base, info = CLIPVisionModel.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-                where,
+                find_checkpoint(where),
                 dtype=tower.dtype,
                 config=tower.config,
                 output_loading_info=True,
