@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from beholder.core.errors import InputError
 
@@ -58,16 +58,17 @@ def read_answers(path: Path, skip_broken: bool = False) -> list[Said]:
     except json.JSONDecodeError:
         whole = None
     if isinstance(whole, list):
-        lines: list[Mapping[str, Any]] = whole
-    elif isinstance(whole, dict) and not any(key in whole for key in TEXT_KEYS) and _all_text(whole):
-        lines = [{"id": name, "answer": said} for name, said in whole.items()]
+        lines = cast("list[Mapping[str, Any]]", whole)
+    elif isinstance(whole, dict) and _is_by_name(told := cast("dict[str, Any]", whole)):
+        lines = [{"id": name, "answer": said} for name, said in told.items()]
     else:
         lines = read_json_lines(path, skip_broken)
     return [_said(line, path) for line in lines]
 
 
-def _all_text(told: Mapping[str, Any]) -> bool:
-    return all(isinstance(value, str) for value in told.values())
+def _is_by_name(told: Mapping[str, Any]) -> bool:
+    """Whether it maps ids to answers, and is not one answer by itself."""
+    return not told.keys() & set(TEXT_KEYS) and all(isinstance(value, str) for value in told.values())
 
 
 def _said(line: Mapping[str, Any], path: Path) -> Said:
@@ -159,4 +160,4 @@ def number_or_text(name: str) -> int | str:
 
 def columns_without(rows: Sequence[Mapping[str, str]], *dropped: str) -> list[str]:
     """The column names of a table less some."""
-    return [name for name in (rows[0] if rows else {}) if name not in dropped]
+    return [name for name in rows[0] if name not in dropped] if rows else []

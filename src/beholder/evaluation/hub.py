@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from beholder.core.errors import InputError, MissingExtraError
 
@@ -15,7 +15,7 @@ Record = Mapping[str, Any]
 
 def fetch_files(repository: str, patterns: list[str]) -> Path:
     """The files of a data set, through the hub's own cache."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
 
     return Path(snapshot_download(repository, repo_type="dataset", allow_patterns=patterns))
 
@@ -64,8 +64,8 @@ def _without_pictures(record: Record, data: Path) -> dict[str, Any]:
     """A record whose pictures (bytes, as the hub's image features have them) are files with their names."""
     told: dict[str, Any] = {}
     for key, value in record.items():
-        if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):  # pyright: ignore[reportUnknownMemberType]
-            content: bytes = value["bytes"]
+        content = cast("dict[str, Any]", value).get("bytes") if isinstance(value, dict) else None
+        if isinstance(content, bytes):
             ending = "jpg" if content.startswith(b"\xff\xd8") else "png"
             name = f"images/{record.get('id', record.get('question_id', 'row'))}-{key}.{ending}"
             (data / name).write_bytes(content)

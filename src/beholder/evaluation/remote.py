@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+from typing import Any
 
 from beholder.core.types import Box, Message
 from beholder.evaluation.endpoint import Endpoint, content_parts
@@ -27,7 +29,7 @@ class RemoteModel:
         start = time.perf_counter()
         settings = {"temperature": 0.0, "max_tokens": max_tokens}
         text, told = self.endpoint.text(self.name, content_parts(messages), settings)
-        usage = told.get("usage") or {}
+        usage: dict[str, Any] = told.get("usage") or {}
         tokens = int(usage.get("completion_tokens") or 0)
         text = text.strip()
         return Reply(text, self.boxes(text, messages), tokens, time.perf_counter() - start)
@@ -35,7 +37,7 @@ class RemoteModel:
     def answers(self, conversations: Sequence[Sequence[Message]], max_tokens: int) -> list[Reply]:
         """As many answers at once as there are conversations; the server batches them."""
         with ThreadPoolExecutor(max(1, len(conversations))) as pool:
-            return list(pool.map(lambda messages: self.answer(messages, max_tokens), conversations))
+            return list(pool.map(self.answer, conversations, repeat(max_tokens)))
 
     def boxes(self, text: str, messages: Sequence[Message]) -> tuple[Box, ...]:
         """Boxes of an answer in pixels of the last picture."""

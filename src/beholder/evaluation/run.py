@@ -7,7 +7,7 @@ answer: there is no score card before every row has its answer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -118,7 +118,7 @@ def family_of(vlm: VLM | RemoteModel) -> str:
 
 
 @contextmanager
-def template_of(vlm: VLM | RemoteModel, name: str | None) -> Iterator[None]:
+def template_of(vlm: VLM | RemoteModel, name: str | None) -> Generator[None]:
     """Ask in the template that the style names, where a family's processor has several."""
     if name is None or isinstance(vlm, RemoteModel):
         yield

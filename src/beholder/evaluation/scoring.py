@@ -184,7 +184,8 @@ def _write_lines(out: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 def write_submission(task: Task, pairs: Sequence[Pair], data: Path, out: Path) -> list[Path]:
     """The files that are uploaded or given to an official scorer, where a benchmark has them."""
     written: list[Path] = []
-    for name, content in (task.submit(pairs, data) if task.submit else {}).items():
+    files: Mapping[str, bytes] = task.submit(pairs, data) if task.submit else {}
+    for name, content in files.items():
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

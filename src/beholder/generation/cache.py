@@ -106,7 +106,7 @@ class StoredView(Cache):
     other rows are gathered side by side, shorter ones filled up with the null block.
     """
 
-    is_compileable = False
+    is_compileable = False  # pyright: ignore[reportAssignmentType]  # a property there, an attribute of other caches
 
     def __init__(
         self, store: Store, tables: Sequence[BlockTable], starts: Sequence[int], count: int, *, direct: bool

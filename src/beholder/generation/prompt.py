@@ -183,7 +183,7 @@ def digest_of(inputs: Mapping[str, Any]) -> bytes | None:
         if not isinstance(value, Tensor):
             return None
         sha.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return sha.digest()[:DIGEST_BYTES]
 
 

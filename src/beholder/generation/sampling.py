@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -91,7 +92,9 @@ class Chooser:
         if self._penalty is not None and self._seen is not None:
             # A picture's placeholder may lie outside the vocabulary.
             self._seen = self._seen[:, self._seen[0] < scores.shape[-1]]
-            scores = self._penalty(self._seen, scores.float())
+            scores = self._penalty(
+                cast(torch.LongTensor, self._seen), cast(torch.FloatTensor, scores.float())
+            )
         if self._counts_tokens:
             counts = torch.zeros_like(scores, dtype=torch.float32) if self._counts is None else self._counts
             self._counts = counts

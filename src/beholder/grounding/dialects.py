@@ -36,6 +36,7 @@ class Reading:
 
     boxes: tuple[Written, ...]
     reason: str = ""
+    is_broken: bool = False  # something looks like a box of this form and is none
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def read_boxes(text: str, dialect: str | None = None) -> Reading:
     reason = "; ".join(told for _, told in sorted(reasons))
     if not found and not reason:
         reason = "the answer holds no box" if text.strip() else "the answer is empty"
-    return Reading(tuple(found), reason)
+    return Reading(tuple(found), reason, bool(reasons))
 
 
 def _corners(part: str, dialect: Dialect) -> Fractions | str:

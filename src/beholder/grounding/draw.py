@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, cast
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -151,7 +152,7 @@ def has_characters(font: Font, text: str) -> bool:
 
 
 def _shape(font: ImageFont.FreeTypeFont, char: str) -> tuple[tuple[int, int], bytes]:
-    mask = font.getmask(char)
+    mask = cast(Any, font.getmask(char))  # Pillow's own picture type, which its stubs do not describe
     return mask.size, bytes(mask)
 
 

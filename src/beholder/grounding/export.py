@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,4 +98,8 @@ def to_label_studio(pictures: Sequence[BoxedPicture], model: str = "beholder") -
     return json.dumps(tasks, ensure_ascii=False, indent=1) + "\n"
 
 
-FORMATS = {"coco": to_coco, "csv": to_csv, "label-studio": to_label_studio}
+FORMATS: dict[str, Callable[[Sequence[BoxedPicture]], str]] = {
+    "coco": to_coco,
+    "csv": to_csv,
+    "labelstudio": to_label_studio,
+}

@@ -47,9 +47,10 @@ def bleu_counts(said: Words, references: Sequence[Words]) -> list[float]:
 def bleu(sums: Array, size: int) -> Array:
     """BLEU up to n-grams of `size` from sums (..., 10) of `bleu_counts` over a corpus."""
     matched, possible = sums[..., :size] + TINY, sums[..., LONGEST : LONGEST + size] + SMALL
-    score = np.prod(matched / possible, axis=-1) ** (1 / size)
-    length = (sums[..., 8] + TINY) / (sums[..., 9] + SMALL)
-    return np.where(length < 1, score * np.exp(1 - 1 / np.minimum(length, 1)), score)
+    score: Array = np.prod(matched / possible, axis=-1) ** (1 / size)
+    length: Array = (sums[..., 8] + TINY) / (sums[..., 9] + SMALL)
+    penalty: Array = np.exp(1 - 1 / np.minimum(length, 1))  # 1 where nothing is missing
+    return score * penalty
 
 
 def rouge_l(said: Words, references: Sequence[Words]) -> float:

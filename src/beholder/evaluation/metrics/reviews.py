@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from beholder.evaluation.bootstrap import Array
+
 CHECKER = "You are a helpful and precise assistant for checking the quality of the answer."
 REVIEW_SETTINGS = {"temperature": 0.2, "max_tokens": 1024}
 FAILED = (-1.0, -1.0)
@@ -34,8 +36,8 @@ def review_context(entry: Mapping[str, Any]) -> str:
     if "instances" in entry:
         boxes = "\n".join(f"{one['category']}: {one['bbox']}" for one in entry["instances"])
         return "\n".join(entry["captions"]) + "\n\n" + boxes
-    caption = entry["caption"]
-    return "\n".join(caption) if isinstance(caption, list) else str(caption)
+    caption: str | list[str] = entry["caption"]
+    return "\n".join(caption) if isinstance(caption, list) else caption
 
 
 def read_pair(review: str) -> tuple[float, float] | None:
@@ -52,9 +54,10 @@ def read_pair(review: str) -> tuple[float, float] | None:
 def summarize(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
     """(100 x ours / reference, 10 x reference, 10 x ours) of mean scores; means first to three decimals."""
     # numpy's rounding, not Python's: it is what the published figures went through.
-    reference, ours = np.asarray(pairs, dtype=np.float64).mean(0).round(3)
-    relative = np.round(ours / reference * 100, 1) if reference else 0.0
-    return float(relative), float(np.round(reference * 10, 1)), float(np.round(ours * 10, 1))
+    table: Array = np.asarray(pairs, dtype=np.float64)
+    reference, ours = (round(np.float64(mean), 3) for mean in table.mean(0))
+    relative = float(round(ours / reference * 100, 1)) if reference else 0.0
+    return relative, float(round(reference * 10, 1)), float(round(ours * 10, 1))
 
 
 MMVET_SETTINGS = {"temperature": 0.0, "max_tokens": 3}

@@ -22,29 +22,36 @@ FULL_STOP = re.compile(r"\.(?!\d)")
 # Written without apostrophes (or with one of two) on the left; what is meant on the right.
 _NOT = "are could did does do had has have is might must need ought sha should was were wo would"
 _HAVE = "could might must should would"
-CONTRACTIONS = {f"{verb}nt": f"{verb}n't" for verb in _NOT.split()}
-CONTRACTIONS |= {"aint": "ain't", "cant": "can't"}
-CONTRACTIONS |= {f"{verb}ve": f"{verb}'ve" for verb in _HAVE.split()}
-for _verb in ("could", "had", "might", "should", "would"):
-    CONTRACTIONS |= {f"{_verb}n'tve": f"{_verb}n't've", f"{_verb}nt've": f"{_verb}n't've"}
-for _who in ("he", "it", "she", "somebody", "someone", "something", "there", "they", "we", "who", "you"):
-    CONTRACTIONS |= {f"{_who}d've": f"{_who}'d've", f"{_who}'dve": f"{_who}'d've"}
-CONTRACTIONS |= dict(
-    pair.split(">")
-    for pair in (
-        "hed>he'd hes>he's howd>how'd howll>how'll hows>how's Id've>I'd've I'dve>I'd've Im>I'm Ive>I've "
-        "itd>it'd itll>it'll let's>let's maam>ma'am notve>not've oclock>o'clock ow's'at>'ow's'at "
-        "'ows'at>'ow's'at 'ow'sat>'ow's'at she's>she's somebody'd>somebodyd somebodyll>somebody'll "
-        "somebodys>somebody's someoned>someone'd someonell>someone'll someones>someone's "
-        "somethingd>something'd somethingll>something'll thats>that's thered>there'd therere>there're "
-        "theres>there's theyd>they'd "
-        "theyll>they'll theyre>they're theyve>they've twas>'twas weve>we've whatll>what'll whatre>what're "
-        "whats>what's whatve>what've whens>when's whered>where'd wheres>where's whereve>where've whod>who'd "
-        "wholl>who'll whos>who's whove>who've whyll>why'll whyre>why're whys>why's yall>y'all "
-        "yall'll>y'all'll y'allll>y'all'll yall'd've>y'all'd've y'alld've>y'all'd've y'all'dve>y'all'd've "
-        "youd>you'd youll>you'll youre>you're youve>you've"
-    ).split()
+_WHO = "he it she somebody someone something there they we who you"
+_SINGLE = (
+    "hed>he'd hes>he's howd>how'd howll>how'll hows>how's Id've>I'd've I'dve>I'd've Im>I'm Ive>I've "
+    "itd>it'd itll>it'll let's>let's maam>ma'am notve>not've oclock>o'clock ow's'at>'ow's'at "
+    "'ows'at>'ow's'at 'ow'sat>'ow's'at she's>she's somebody'd>somebodyd somebodyll>somebody'll "
+    "somebodys>somebody's someoned>someone'd someonell>someone'll someones>someone's "
+    "somethingd>something'd somethingll>something'll thats>that's thered>there'd therere>there're "
+    "theres>there's theyd>they'd "
+    "theyll>they'll theyre>they're theyve>they've twas>'twas weve>we've whatll>what'll whatre>what're "
+    "whats>what's whatve>what've whens>when's whered>where'd wheres>where's whereve>where've whod>who'd "
+    "wholl>who'll whos>who's whove>who've whyll>why'll whyre>why're whys>why's yall>y'all "
+    "yall'll>y'all'll y'allll>y'all'll yall'd've>y'all'd've y'alld've>y'all'd've y'all'dve>y'all'd've "
+    "youd>you'd youll>you'll youre>you're youve>you've"
 )
+
+
+def _contractions() -> dict[str, str]:
+    told = {f"{verb}nt": f"{verb}n't" for verb in _NOT.split()} | {"aint": "ain't", "cant": "can't"}
+    told |= {f"{verb}ve": f"{verb}'ve" for verb in _HAVE.split()}
+    for verb in ("could", "had", "might", "should", "would"):
+        told |= {f"{verb}n'tve": f"{verb}n't've", f"{verb}nt've": f"{verb}n't've"}
+    for who in _WHO.split():
+        told |= {f"{who}d've": f"{who}'d've", f"{who}'dve": f"{who}'d've"}
+    for pair in _SINGLE.split():
+        written, _, meant = pair.partition(">")
+        told[written] = meant
+    return told
+
+
+CONTRACTIONS = _contractions()
 
 
 def normal_form(answer: str, strict: bool = False) -> str:

@@ -39,12 +39,13 @@ def _row(line: Mapping[str, Any], number: int, path: Path) -> Row:
     answers: list[str] = [
         str(one) for one in line.get("answers", [line["answer"]] if "answer" in line else [])
     ]
-    if options and (letter := _letter(answers, options)) is None:
-        raise InputError(
-            f"{path}, line {number}: the answer {answers} is none of the options or their letters"
-        )
-    elif options:
-        answers = [letter or ""]
+    if options:
+        letter = _letter(answers, options)
+        if letter is None:
+            raise InputError(
+                f"{path}, line {number}: the answer {answers} is none of the options or their letters"
+            )
+        answers = [letter]
     ending = LETTER if options else "" if "box" in line else SHORT
     return {
         "id": str(line.get("id", number)),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,15 @@ def rows(path: Path) -> list[Row]:
             "semantic": one["types"]["semantic"],
             "steps": _steps(one["semantic"]),
             "words": len(one["question"].split()),
-            "group": (one.get("groups") or {}).get("global"),
+            "group": _global_group(one.get("groups")),
         }
         for name, one in read_json(path).items()
         if one["isBalanced"]
     ]
+
+
+def _global_group(groups: Mapping[str, Any] | None) -> str | None:
+    return groups.get("global") if groups else None
 
 
 def _steps(program: Sequence[dict[str, Any]]) -> int:
@@ -85,7 +89,7 @@ def distribution(scores: Sequence[Scores]) -> float:
     """Chi-square between the answers given and the true ones within each group, over 100; 0 is best."""
     true, said = (Counter((one["group"], one[key]) for one in scores) for key in ("expected", "said"))
     sizes = Counter(group for group, _ in true.elements())
-    apart: Counter[Any] = Counter()
+    apart: defaultdict[Any, float] = defaultdict(float)
     for (group, answer), count in true.items():
         apart[group] += (said[group, answer] - count) ** 2 / count
     return sum(apart[group] * size for group, size in sizes.items()) / sizes.total() / 100

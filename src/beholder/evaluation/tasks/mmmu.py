@@ -91,7 +91,11 @@ def score(reply: Reply, row: Row) -> Scores:
 
 
 def _true_letters(row: Row) -> Sequence[str]:
-    return row["truth"] if isinstance(row["truth"], list) else [row["truth"]]
+    return _listed(row["truth"])
+
+
+def _listed(truth: str | list[str]) -> list[str]:
+    return truth if isinstance(truth, list) else [truth]
 
 
 def strict(reply: Reply, row: Row) -> Scores:
@@ -121,7 +125,7 @@ def settle(scores: Sequence[Scores]) -> list[bool]:
     settled: list[bool] = []
     for one in scores:
         letters = one.get("drawn_from")
-        truth = one["expected"] if isinstance(one["expected"], list) else [one["expected"]]
+        truth = _listed(one["expected"])
         settled.append(draw.choice(letters) in truth if letters else one["right"])
     return settled
 
