@@ -6,20 +6,16 @@ This is the one place of the server that talks to a `VLM`.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from beholder.core.types import Answer, Message, TokenScore
 from beholder.processing.messages import read_messages
-from beholder.processing.templates import rendered_text
 from beholder.serving.errors import APIError
 from beholder.serving.settings import Settings
 
@@ -183,29 +179,6 @@ def checked(messages: Sequence[Message]) -> tuple[Message, ...]:
     return read_messages(messages)
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """What a model gets of a conversation: the prompt as text, its ids, and where its pictures stand."""
-
-    prompt: str
-    ids: list[int]
-    spans: list[tuple[int, int]]
-
-
-def explain(vlm: VLM, messages: Sequence[Message]) -> Explanation:
-    """The prompt of a conversation exactly as it would be run."""
-    processor = vlm.processor
-    ids: list[int] = processor.encode(messages)["input_ids"][0].tolist()
-    segments = processor.template.render(messages, add_generation_prompt=True)
-    place, spans = 0, list[tuple[int, int]]()
-    for is_picture, run in groupby(ids, lambda token: token == processor.image_token_id):
-        length = len(list(run))
-        if is_picture:
-            spans.append((place, place + length))
-        place += length
-    return Explanation(rendered_text(segments, "<image>"), ids, spans)
-
-
 def plain_ids(vlm: VLM, text: str) -> list[int]:
     """The ids of a text alone, without template and special tokens."""
     return list(vlm.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -214,24 +187,3 @@ def plain_ids(vlm: VLM, text: str) -> list[int]:
 def token_text(vlm: VLM, token: int) -> str:
     """One token as text; what is only a part of a letter has a replacement character."""
     return vlm.processor.tokenizer.decode([token])
-
-
-def describe(vlm: VLM) -> dict[str, Any]:
-    """What a client may want to know of a model before it asks."""
-    processor = vlm.processor
-    return {
-        "family": vlm.family.name,
-        "context": vlm.context,
-        "template": type(processor.template).__name__,
-        "dtype": str(vlm.model.dtype).removeprefix("torch."),
-        "device": str(vlm.model.device),
-        "quantization": None,
-        "preprocessing": fingerprint(processor),
-    }
-
-
-def fingerprint(processor: Any) -> str:
-    """Equal where two processors make the same of every picture and conversation."""
-    settings = json.dumps(processor.to_dict(), sort_keys=True, default=str)
-    vocabulary = json.dumps(processor.tokenizer.get_vocab(), sort_keys=True)
-    return hashlib.sha256(f"{settings}\n{vocabulary}".encode()).hexdigest()[:16]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,6 +16,7 @@ from beholder.core.errors import BeholderError
 from beholder.core.records import package_versions
 from beholder.serving import answering
 from beholder.serving.completing import ChatCompletion, PlainCompletion, Server
+from beholder.serving.describing import explain, views, with_template
 from beholder.serving.errors import APIError, from_exception, from_problems, internal
 from beholder.serving.guard import Guard
 from beholder.serving.registry import LoadModel, Registry, Served
@@ -25,15 +26,23 @@ from beholder.serving.settings import Settings
 CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def create_app(registry: Registry, settings: Settings, load: LoadModel | None = None) -> FastAPI:
-    """The application over some models; with `load`, those that are not loaded are loaded when it starts."""
+def create_app(
+    registry: Registry, settings: Settings, load: LoadModel | None = None, page: FastAPI | None = None
+) -> FastAPI:
+    """The application over some models; with `load`, those that are not loaded are loaded when it starts.
+
+    `page` is an application of its own that gets everything but the API's routes.
+    """
     server = Server(registry, settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
         if load is not None:
             registry.open_all(load)
-        yield
+        async with AsyncExitStack() as running:
+            if page is not None:
+                await running.enter_async_context(page.router.lifespan_context(page))
+            yield
         registry.close()
         server.threads.shutdown(wait=False, cancel_futures=True)
         server.media_threads.shutdown(wait=False, cancel_futures=True)
@@ -46,7 +55,7 @@ def create_app(registry: Registry, settings: Settings, load: LoadModel | None = 
         redoc_url=None,
     )
     app.state.server = server
-    app.add_middleware(Guard, settings=settings, metrics=server.metrics)
+    app.add_middleware(Guard, settings=settings, metrics=server.metrics, page=page)
     _add_errors(app)
     _add_completions(app, server)
     _add_models(app, server)
@@ -96,19 +105,17 @@ def _add_completions(app: FastAPI, server: Server) -> None:
         if body.messages is None:
             ids = await server.in_thread(answering.plain_ids, vlm, body.prompt or "")
             return {"count": len(ids), "max_model_len": vlm.context, "tokens": ids}
+        vlm = with_template(vlm, body.template)
         messages = await server.conversation(body.messages)
-        told = await server.in_thread(answering.explain, vlm, messages)
-        return {
-            "count": len(told.ids),
-            "max_model_len": vlm.context,
-            "tokens": told.ids,
-            "prompt": told.prompt,
-            "picture_spans": told.spans,
-        }
+        told: dict[str, Any] = await server.in_thread(explain, vlm, messages)
+        if body.views:
+            told["views"] = await server.in_thread(views, vlm, messages)
+        return told
 
 
 def _add_models(app: FastAPI, server: Server) -> None:
     def described(served: Served) -> dict[str, Any]:
+        most = server.settings.most_pictures
         return {
             "id": served.name,
             "object": "model",
@@ -116,8 +123,8 @@ def _add_models(app: FastAPI, server: Server) -> None:
             "owned_by": "beholder",
             "state": served.state,
             "reason": served.reason,
-            "pictures_per_request": server.settings.most_pictures,
             **served.facts,
+            "pictures_per_request": min(most, served.facts.get("pictures_per_request", most)),
         }
 
     @app.get("/v1/models", tags=["OpenAI"])

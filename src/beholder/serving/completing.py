@@ -28,6 +28,7 @@ from beholder.serving.answering import (
     token_text,
 )
 from beholder.serving.constraints import answer_format
+from beholder.serving.describing import with_template
 from beholder.serving.errors import APIError, from_exception, internal
 from beholder.serving.media import receive
 from beholder.serving.metrics import Metrics
@@ -249,6 +250,7 @@ class ChatCompletion(Completion):
     async def openers(self) -> list[Opener]:
         """The conversation, answered `n` times."""
         mask = await self.server.in_thread(answer_format, self.vlm, self.body.response_format)
+        self.vlm = with_template(self.vlm, self.body.template)
         messages = await self.server.conversation(self.body.messages)
         self.sizes = [picture.size for message in messages for picture in message.pictures]
         return chat_openers(self.vlm, messages, self.body.sampling(), self.count, mask)

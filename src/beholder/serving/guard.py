@@ -31,18 +31,24 @@ QUIET = ("/health", "/ready", "/metrics")
 
 
 class Guard:
-    """ASGI middleware around the application."""
+    """ASGI middleware around the application; what is no route of the API goes to the page, if any."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, metrics: Metrics, page: ASGIApp | None = None
+    ) -> None:
         self.app = app
+        self.page = page or app
         self.settings = settings
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request in or refuse it; whatever happens, it is answered, counted and logged."""
-        route = _route(scope["path"]) if scope["type"] == "http" else None
-        if route is None:  # the web page and its sockets
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        route = _route(scope["path"])
+        if route is None:
+            await self.page(scope, receive, send)
             return
         await _Visit(self, scope, route, send).run(receive)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from beholder.core.errors import BeholderError, ConfigError
-from beholder.serving.answering import describe
+from beholder.serving.describing import describe
 from beholder.serving.errors import APIError
 
 if TYPE_CHECKING:

@@ -218,6 +218,7 @@ class ChatRequest(SamplingFields):
     prompt_cache_retention: str | None = None
     response_format: ResponseFormat | None = None
     safety_identifier: str | None = None
+    template: str | None = Field(None, description="Not in OpenAI's API. One of the model's templates.")
     top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP_LOGPROBS)
 
     audio: Any = None
@@ -287,12 +288,16 @@ class TokenizeRequest(Model):
     model: str
     prompt: Text | None = None
     messages: list[ChatMessage] | None = Field(None, min_length=1)
+    template: str | None = Field(None, description="One of the model's templates, for messages.")
+    views: bool = Field(False, description="Whether the reply has what the model sees of each picture.")
 
     @model_validator(mode="after")
     def check_one(self) -> TokenizeRequest:
         """Exactly one of the two."""
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give either prompt or messages")
+        if self.messages is None and (self.template is not None or self.views):
+            raise ValueError("template and views are only allowed with messages")
         return self
 
 

@@ -69,6 +69,20 @@ def run(app: FastAPI, host: str, port: int) -> bool:
     return running.started and not server.registry.is_lost
 
 
+def run_page(app: FastAPI, host: str, port: int, *, has_key: bool) -> bool:
+    """Serve the web page alone until a signal comes; whether it ended as it was told to."""
+    if not is_loopback(host) and has_key:
+        log.warning("anybody who can reach %s asks with the API key that this page was given", host)
+    config = uvicorn.Config(
+        app, host=host, port=port, log_config=None, access_log=False, server_header=False, lifespan="on",
+        timeout_graceful_shutdown=2,
+    )  # fmt: skip
+    running = uvicorn.Server(config)
+    log.info("the web page is at http://%s:%s", host, port)
+    asyncio.run(running.serve())
+    return running.started
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach what is bound there."""
     try:
