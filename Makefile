@@ -30,7 +30,7 @@ demo: $(VENV)/stamp-library  ## set up, then ask the built-in model about a pict
 	@echo "Ask about a picture of yours:   $(BIN)/beholder ask PICTURE QUESTION"
 
 test: $(VENV)/stamp-development  ## set up for development, then run the default tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: $(VENV)/stamp-development  ## format, lint, import contract, types
 	$(BIN)/ruff format --check .

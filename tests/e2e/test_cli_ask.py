@@ -56,7 +56,8 @@ def test_json(model, picture, capsys):
         == 0
     )
     answer = json.loads(capsys.readouterr().out)
-    assert answer.keys() == {"text", "finish_reason", "usage", "timings", "boxes"}
+    assert answer.keys() == {"text", "finish_reason", "usage", "timings", "boxes", "scores"}
+    assert answer["scores"] in ([], None)
     assert answer["usage"]["completion_tokens"] == 6
 
 
@@ -115,7 +116,7 @@ def bad_inputs(folder: Path, picture: str) -> dict[str, tuple[list[str], int, st
     (folder / "text.png").write_text("hello")
     (folder / "bare").mkdir()
     (folder / "other").mkdir()
-    (folder / "other" / "config.json").write_text('{"model_type": "blip-2"}')
+    (folder / "other" / "config.json").write_text('{"model_type": "nobody-3"}')
     question = "What?"
     return {
         "no such file": (["no.png", question], 1, "no such file: no.png"),
@@ -128,7 +129,7 @@ def bad_inputs(folder: Path, picture: str) -> dict[str, tuple[list[str], int, st
         "unknown model": ([picture, question, "-m", "nonesuch"], 1, "no folder 'nonesuch'"),
         "no network": ([picture, question, "-m", "owner/name"], 1, "the hub cannot be reached"),
         "no config": ([picture, question, "-m", str(folder / "bare")], 1, "has no config.json"),
-        "other family": ([picture, question, "-m", str(folder / "other")], 2, "'blip-2'"),
+        "other family": ([picture, question, "-m", str(folder / "other")], 2, "'nobody-3'"),
         "impossible setting": ([picture, question, "--temperature", "-1"], 2, "temperature is -1.0"),
         "unknown device": ([picture, question, "--device", "tpu"], 2, "device 'tpu' is not here"),
         "not a number": ([picture, question, "--top-k", "few"], 2, "'--top-k'"),

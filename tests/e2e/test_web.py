@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,12 @@ class Visitor:
             "([where, text]) => document.querySelector(where)?.innerText.includes(text)", arg=[where, text]
         )
 
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        until = time.monotonic() + PATIENCE / 1000
+        while not holds():
+            assert time.monotonic() < until, "it did not come about"
+            self.page.wait_for_timeout(100)
+
     def done(self, where: str = "#note") -> None:
         self.wait("tokens out", where)
 
@@ -121,9 +127,18 @@ def visitor(browser: Any, server: str) -> Iterator[Visitor]:
     context.close()
 
 
-def running(server: str) -> float:
+def measured(server: str, name: str) -> float:
+    """The sum of a metric over its labels."""
     told = httpx.get(server + "/metrics", trust_env=False).text.splitlines()
-    return next(float(line.split()[-1]) for line in told if line.startswith("beholder_requests_running "))
+    return sum(float(line.split()[-1]) for line in told if line.startswith((name + " ", name + "{")))
+
+
+def running(server: str) -> float:
+    return measured(server, "beholder_requests_running")
+
+
+def answered(server: str) -> float:
+    return measured(server, "beholder_answers_total")
 
 
 def test_the_built_in_model_answers(visitor):
@@ -144,7 +159,7 @@ def test_the_built_in_model_answers(visitor):
     visitor.shot("explain")
 
 
-def test_stop_regenerate_and_edit(visitor, server):
+def test_stop_and_regenerate(visitor, server):
     visitor.choose("fake")
     visitor.ask("slow please")
     visitor.wait("A red star", "#chat")
@@ -159,17 +174,30 @@ def test_stop_regenerate_and_edit(visitor, server):
     assert visitor.page.inner_text("#chat") == kept
     visitor.ask("Then?")
     visitor.done()
+    before = answered(server)
     visitor.page.click("#again")
-    visitor.page.wait_for_function("document.querySelector('#note').innerText.includes('reading') || true")
+    visitor.wait_until(lambda: answered(server) == before + 1)
     visitor.done()
     assert visitor.page.inner_text("#chat").count("Then?") == 1
-    visitor.page.locator('#chat button[aria-label="Edit"]').first.click()
-    visitor.page.locator("#chat textarea").first.fill("Quick instead")
-    visitor.page.locator('#chat button[aria-label="Submit"]').first.click()
-    visitor.wait("Quick instead", "#chat")
+
+
+def test_the_last_question_is_edited_with_its_pictures_and_the_answer_copied(visitor):
+    visitor.choose("fake")
+    visitor.ask("First <b>&amp;", str(SHAPES))
     visitor.done()
-    assert "Then?" not in visitor.page.inner_text("#chat")
-    assert ANSWER in visitor.page.inner_text("#chat")
+    visitor.page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=visitor.url)
+    visitor.page.click("#copy")
+    visitor.wait_until(lambda: visitor.page.evaluate("navigator.clipboard.readText()") == ANSWER)
+    visitor.page.click("#edit")
+    visitor.page.wait_for_function("document.querySelector('#box textarea').value === 'First <b>&amp;'")
+    visitor.page.wait_for_selector("#box .thumbnails .thumbnail-item")
+    assert "First" not in visitor.page.inner_text("#chat")
+    visitor.ask("Quick instead")
+    visitor.done()
+    visitor.wait("Quick instead", "#chat")
+    visitor.wait(ANSWER, "#chat")
+    assert "First" not in visitor.page.inner_text("#chat")
+    assert visitor.page.locator("#chat img").count() == 2  # the question's, and the one with the box
 
 
 def test_boxes_are_on_the_picture(visitor, tmp_path):

@@ -35,7 +35,7 @@ def test_the_model_type_decides(model_type):
     assert identify({"model_type": model_type}, []).name == "qh360vl"
 
 
-@pytest.mark.parametrize("config", [{"model_type": "blip"}, {}])
+@pytest.mark.parametrize("config", [{"model_type": "nobody"}, {}])
 def test_an_unknown_checkpoint_is_told_what_was_looked_for(config):
     with pytest.raises(ConfigError, match=r"360VL: QH_360VL, qh_360vl"):
         identify(config, ["model.layers.0.weight"])

@@ -106,8 +106,8 @@ def test_a_truncated_file(folder: Path):
 
 def test_a_config_of_nobody(folder: Path):
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "blip-2"}))
-    with pytest.raises(ConfigError, match=r"'blip-2'.*QH_360VL"):
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "nobody-3"}))
+    with pytest.raises(ConfigError, match=r"'nobody-3'.*QH_360VL"):
         identify_folder(folder)
 
 

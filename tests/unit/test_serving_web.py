@@ -126,7 +126,7 @@ def test_messages_know_their_turn():
     shown = showing.messages(talked(), Shelf())
     assert [number for number, _ in shown] == [0, 0, 0, 0, 1]
     assert [message["role"] for _, message in shown] == ["user", "user", "assistant", "assistant", "user"]
-    assert shown[1][1]["content"] == "Where is <b>it</b>?\n"
+    assert shown[1][1]["content"] == "Where is &lt;b&gt;it&lt;/b&gt;?\n"
 
 
 def test_an_answer_grows():

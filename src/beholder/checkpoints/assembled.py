@@ -53,8 +53,8 @@ class Stored:
     def _read(self) -> torch.Tensor:
         whole = self.files.read(self.header, self.name)
         if self.change is not None:
-            halves = (self.files.read(half, half.name) for half in (self.change.down, self.change.up))
-            whole = merged(whole, *halves, self.change.scale)
+            down, up = (self.files.read(half, half.name) for half in (self.change.down, self.change.up))
+            whole = merged(whole, down, up, self.change.scale)
         if self.parts > 1:
             whole = whole.chunk(self.parts)[self.part]
         return with_mean_rows(whole, self.fill)
@@ -150,7 +150,8 @@ class AssembledLoading(StrictLoading):
             kwargs.pop(about, None)
         base = kwargs.pop("base", None)
         given = kwargs.pop("config", None)
-        config = given if isinstance(given, cls.config_class) else cls.config_class.from_pretrained(folder)
+        config_class = cast("Any", cls).config_class  # of the `PreTrainedModel` beside this class
+        config = given if isinstance(given, config_class) else config_class.from_pretrained(folder)
         wanted, contents = check(folder, cls.family_of(config), base=base, config=config, model_class=cls)
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["dtype"] = _dtype(kwargs.pop("torch_dtype", None), kwargs.pop("dtype", None), wanted, contents)
@@ -190,4 +191,4 @@ def _read_generation_config(model: Any, folder: Path) -> None:
     if model.can_generate() and (folder / "generation_config.json").is_file():
         from transformers import GenerationConfig
 
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+        model.generation_config = cast("Any", GenerationConfig).from_pretrained(folder)

@@ -152,9 +152,9 @@ def plan(
     model_class = model_class or whole_class
     if family.is_published(stored):
         config = config or family.config_from_published(stored, folder)
-        layout, names = "published", cast("Names", family.key_table(config))
+        layout, names = "published", family.key_table(config)
     else:
-        config = config or whole_class.config_class.from_dict(stored)
+        config = config or cast("PreTrainedConfig", whole_class.config_class.from_dict(stored))
         layout, names = _own_names(family, config, folder)
     with torch.device("meta"):
         model = model_class(config)

@@ -73,7 +73,7 @@ def read_adapter(folder: Path, stored_name: Callable[[str], str]) -> Adapter:
 
 
 def _pair(module: str, halves: Mapping[str, TensorHeader], config: Mapping[str, Any], file: Path) -> Pair:
-    if halves.keys() != {"A", "B"}:
+    if set(halves) != {"A", "B"}:
         raise CheckpointError(f"{file} holds only lora_{next(iter(halves))} of {module}")
     rank = halves["A"].shape[0]
     if halves["B"].shape[1] != rank:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from beholder.core.errors import ConfigError, MissingExtraError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BITS = {"8bit": 8, "4bit": 4}
 GROUP = 32  # weights that share a scale in 4 bits; a row that is no multiple of it stays dense
+ROWS = 16  # the CPU's packed 4-bit form holds so many rows together; a matrix of other heights stays dense
 EXTRA = "quant"
 
 
@@ -50,17 +51,17 @@ def dense_parts(model: Any) -> list[str]:
 
 
 def quantized_parts(model: Any, bits: int = 8) -> list[str]:
-    """Names of the linears that are quantised; in 4 bits only rows of whole groups."""
+    """Names of the linears that are quantised; in 4 bits only those of whole groups and whole packs of rows."""
     import torch
 
-    group = GROUP if bits == BITS["4bit"] else 1
-
+    group, rows = (GROUP, ROWS) if bits == BITS["4bit"] else (1, 1)
     dense = tuple(dense_parts(model))
     return [
         name
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
         and module.in_features % group == 0
+        and module.out_features % rows == 0
         and not any(name == part or name.startswith(f"{part}.") for part in dense)
     ]
 
@@ -96,14 +97,18 @@ def settings_for(quantize: str, model_class: Any, config: Any, device: torch.dev
 
 
 def _torchao(bits: int) -> Any:
-    from torchao import quantization
+    # torchao has neither stubs nor a py.typed.
+    from torchao import quantization  # pyright: ignore[reportMissingTypeStubs]
 
     if bits == 8:
         return quantization.Int8WeightOnlyConfig(set_inductor_config=False)
     try:  # where the CPU's packed form is in torchao 0.16 and later; before, it was a format of the other one
-        from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig as Packed
+        from torchao.prototype.quantization.int4 import (  # pyright: ignore[reportMissingTypeStubs]
+            PrototypeInt4WeightOnlyConfig as Packed,
+        )
     except ImportError:
-        return quantization.Int4WeightOnlyConfig(group_size=GROUP, int4_packing_format="opaque")
+        opaque = cast("Any", "opaque")  # the members of its enumeration are texts
+        return quantization.Int4WeightOnlyConfig(group_size=GROUP, int4_packing_format=opaque)
     return Packed(group_size=GROUP, set_inductor_config=False)
 
 

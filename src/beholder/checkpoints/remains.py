@@ -103,9 +103,9 @@ def _json(path: Path) -> Iterator[Finding]:
     if not path.name.endswith(".index.json") or not isinstance(told, dict):
         return
     index = cast("dict[str, Any]", told)
-    match index.get("metadata"), index.get("weight_map"):
+    match index.get("metadata"), cast("dict[str, Any] | None", index.get("weight_map")):
         case {"total_size": int(total)}, dict(placed):
-            yield from _sizes(path, total, {str(name) for name in cast("dict[str, Any]", placed).values()})
+            yield from _sizes(path, total, {str(name) for name in placed.values()})
         case _:
             return
 

@@ -1,7 +1,7 @@
 """`beholder data`: draw worlds to train on; check a recipe's rows and show how one of them is trained."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from typer import Argument, Exit, Option
 
@@ -94,4 +94,5 @@ def _processor(recipe: Any) -> Any:
     from beholder.training.feeding import prepared
 
     folder = find_checkpoint(recipe.model)
-    return prepared(families.identify_folder(folder).processor_class().from_pretrained(folder), recipe)
+    processor_class = cast("Any", families.identify_folder(folder).processor_class())
+    return prepared(processor_class.from_pretrained(folder), recipe)

@@ -234,7 +234,7 @@ def numbers(
             piece = torch.empty(count * row).normal_(0, DEVIATION, generator=generator).to(dtype)
         else:
             piece = torch.full((count * row,), constant, dtype=dtype)
-        yield memoryview(piece.view(torch.uint8).numpy()).cast("B")
+        yield piece.view(torch.uint8).numpy().data.cast("B")
         left -= count
 
 

@@ -7,7 +7,7 @@ picture; the rest is here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from PIL import Image
@@ -89,7 +89,8 @@ class ConversationProcessor(ProcessorMixin):
     def _ids(self, segments: Sequence[Segment], pictures: Sequence[Image.Image]) -> Encoded:
         return self.segment_ids(segments, [self.slots(picture) for picture in pictures])
 
-    def apply_chat_template(
+    # Of transformers' arguments those that mean something here; most of them by name alone.
+    def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         conversation: Any,
         chat_template: str | None = None,
@@ -146,7 +147,8 @@ class ConversationProcessor(ProcessorMixin):
         segments = self.template.render(messages, add_generation_prompt=opened and not continued)
         return segments[:-1] if continued else segments
 
-    def __call__(
+    # As above.
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         images: Any = None,
         text: str | Sequence[str] | None = None,
@@ -219,10 +221,14 @@ def _reject(options: Mapping[str, Any], who: str) -> None:
 
 def _without_pictures(turn: Any) -> Any:
     """A turn whose pictures are blank: where only their places count, nothing is opened."""
-    if not isinstance(turn, Mapping) or not isinstance(turn.get("content"), (list, tuple)):
+    if not _is_mapping(turn) or not isinstance(turn.get("content"), (list, tuple)):
         return turn
     return {**turn, "content": [BLANK if _is_picture(part) else part for part in turn["content"]]}
 
 
+def _is_mapping(told: Any) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(told, Mapping)
+
+
 def _is_picture(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("type") in ("image", "image_url")
+    return _is_mapping(part) and part.get("type") in ("image", "image_url")

@@ -11,7 +11,7 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 from weakref import WeakKeyDictionary
 
 from tokenizers import Tokenizer
@@ -35,9 +35,9 @@ def marking_of(tokenizer: PreTrainedTokenizerBase) -> Marking:
     """The rule that a tokenizer's own settings ask for."""
     legacy = getattr(tokenizer, "legacy", None)
     if legacy is None:
-        legacy = tokenizer.init_kwargs.get("legacy")
+        legacy = cast("Any", tokenizer).init_kwargs.get("legacy")
     if legacy is None:
-        before = json.loads(backend_of(tokenizer).to_str()).get("pre_tokenizer") or {}
+        before: dict[str, Any] = json.loads(backend_of(tokenizer).to_str()).get("pre_tokenizer") or {}
         legacy = before.get("prepend_scheme") != "first"
     return "legacy" if legacy else "current"
 
@@ -80,7 +80,7 @@ class PieceEncoder:
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, marking: Marking | None = None) -> PieceEncoder:
         """With the tokenizer's own rule where none is given."""
-        stored = tokenizer.init_kwargs.get("add_prefix_space")
+        stored = cast("Any", tokenizer).init_kwargs.get("add_prefix_space")
         return cls(tokenizer, marking or marking_of(tokenizer), stored is not False)
 
     def pieces(self, text: str, *, is_first: bool) -> tuple[list[int], list[int]]:
@@ -110,12 +110,16 @@ class PieceEncoder:
         token = self.tokenizer.convert_tokens_to_ids(first[1:])
         return [token if isinstance(token, int) else 0, *ids[1:]], starts
 
+    def added_vocab(self) -> dict[str, int]:
+        """The tokens added to the vocabulary, special ones among them, with their ids."""
+        return cast("Any", self.tokenizer).get_added_vocab()
+
     def special_id(self, literal: str) -> int | None:
         """The id of a special token, or None where this tokenizer has no such token."""
         token = self.tokenizer.convert_tokens_to_ids(literal)
         if not isinstance(token, int) or self.tokenizer.convert_ids_to_tokens(token) != literal:
             return None
-        return token if literal in self.tokenizer.get_added_vocab() else None
+        return token if literal in self.added_vocab() else None
 
     def encode(self, segments: Sequence[Segment], slots: Sequence[int], placeholder_id: int) -> Encoded:
         """Ids of a rendered prompt; the n-th picture takes `slots[n]` placeholders.

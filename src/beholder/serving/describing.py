@@ -54,7 +54,7 @@ def quantization(model: Any) -> str | None:
     settings = getattr(getattr(model, "config", None), "quantization_config", None)
     if settings is None:
         return None
-    given = settings if isinstance(settings, dict) else settings.to_dict()
+    given: dict[str, Any] = settings if isinstance(settings, dict) else settings.to_dict()
     method = str(getattr(given.get("quant_method"), "value", given.get("quant_method") or "unknown"))
     bits = given.get("bits") or (4 if given.get("load_in_4bit") else 8 if given.get("load_in_8bit") else None)
     return method if bits is None else f"{method} {bits} bit"
@@ -119,7 +119,7 @@ def explain(vlm: VLM, messages: Sequence[Message]) -> dict[str, Any]:
 
 def _segments(processor: Any, messages: Sequence[Message], ids: Sequence[int]) -> list[tuple[str, str]]:
     """The prompt as the template writes it; of one that cannot say, as its ids read."""
-    template = getattr(processor, "rendering", None) or getattr(processor, "template", None)
+    template: Any = getattr(processor, "rendering", None) or getattr(processor, "template", None)
     if hasattr(template, "render"):
         rendered = template.render(messages, add_generation_prompt=True)
         return [(segment.kind, rendered_text([segment], "")) for segment in rendered]

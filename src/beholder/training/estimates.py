@@ -7,7 +7,7 @@ checkpointed or not, time as floating-point operations over what a device reache
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -38,9 +38,9 @@ def count(model: nn.Module, recipe: Recipe) -> Parameters:
     total = sum(p.numel() for _, p in named)
     if recipe.lora is not None and not any(is_adapter(name) for name, _ in named):
         rank = recipe.lora.rank
-        linears = [model.get_submodule(name) for name in targets_of(model, recipe.lora)]
-        added = sum(rank * (layer.in_features + layer.out_features) for layer in linears)  # type: ignore[operator]
-        added += sum(layer.out_features for layer in linears) if recipe.lora.dora else 0  # type: ignore[misc]
+        linears = [cast("nn.Linear", model.get_submodule(name)) for name in targets_of(model, recipe.lora)]
+        added = sum(rank * (layer.in_features + layer.out_features) for layer in linears)
+        added += sum(layer.out_features for layer in linears) if recipe.lora.dora else 0
         trained, total = trained + added, total + added
     language = sum(p.numel() for n, p in named if "language_model" in n or n.startswith("lm_head"))
     return Parameters(total, trained, language)

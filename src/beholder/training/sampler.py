@@ -129,7 +129,8 @@ class ModalityLengthSampler(Sampler[int]):
     def __init__(
         self, lengths: Sequence[int], batch: int, world: int, rule: Literal["llava", "internvl"], seed: int
     ) -> None:
-        self.lengths, self.batch, self.world, self.rule = lengths, batch, world, rule
+        self.lengths, self.batch, self.world = lengths, batch, world
+        self.rule: Literal["llava", "internvl"] = rule
         self.seed, self.epoch = seed, 0
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, cat, nn
 from transformers.models.internvl.modeling_internvl import InternVLVisionEmbeddings
@@ -18,8 +18,9 @@ class Float32Positions(InternVLVisionEmbeddings):
 
     def interpolate_pos_encoding(self, embeddings: Tensor, height: int, width: int) -> Any:
         """The (1, 1 + patches, width) positions for pictures of this height and width in pixels."""
-        table = self.position_embeddings
-        rows, columns = height // self.patch_size[0], width // self.patch_size[1]
+        table = cast("Tensor", self.position_embeddings)
+        patch = cast("tuple[int, int]", self.patch_size)
+        rows, columns = height // patch[0], width // patch[1]
         side = math.isqrt(table.shape[1] - 1)
         if (rows, columns) == (side, side):
             return table

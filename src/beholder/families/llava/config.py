@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import LlavaConfig
 
@@ -27,6 +27,9 @@ class BeholderLlavaConfig(LlavaConfig):
     """A LLaVA model: tower, projector, language model, and how pictures are cut and merged."""
 
     model_type = "llava"
+    if TYPE_CHECKING:  # transformers also names what may be given for them; made, they are configurations
+        vision_config: Any = None
+        text_config: Any = None
 
     projector_type: str = STANDARD
     published_vocab_size: int | None = None  # rows in use; those after them are filling and never generated

@@ -83,7 +83,7 @@ class LlavaProcessor(ConversationProcessor):
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.image_token_id = image_token_id
         self.pieces = PieceEncoder.of(tokenizer, marking)
-        self.marking = self.pieces.marking
+        self.marking: Marking = self.pieces.marking
 
     @property
     def template(self) -> ChatTemplate:

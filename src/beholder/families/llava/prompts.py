@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from beholder.core.errors import InputError
 from beholder.families.llava.templates import END, START, ChatTemplate
@@ -38,7 +39,7 @@ def prompt_ids(
 
 def chunk_ids(chunk: str, pieces: PieceEncoder) -> list[int]:
     """Ids of one chunk, special tokens in it included."""
-    specials = sorted(pieces.tokenizer.get_added_vocab(), key=len, reverse=True)
+    specials = sorted(pieces.added_vocab(), key=len, reverse=True)
     pattern = re.compile(f"({'|'.join(map(re.escape, specials))})") if specials else None
     ids: list[int] = []
     is_first = True
@@ -103,7 +104,7 @@ class SampleMaker:
         return rendered_text(replace(self.template, preset=()).segments(spoken), PICTURE)
 
     def _ids(self, text: str, has_image: bool) -> list[int]:
-        begin = [self.pieces.tokenizer.bos_token_id]
+        begin = [cast("int", self.pieces.tokenizer.bos_token_id)]
         return begin + (prompt_ids(text, self.pieces) if has_image else chunk_ids(text, self.pieces))
 
     def _plain(self, turns: Turns) -> Sample:

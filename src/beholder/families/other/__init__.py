@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from beholder.core.errors import ConfigError
 from beholder.families.family import Family
@@ -40,7 +40,7 @@ def family_of(model_type: str, class_name: str) -> Family:
         return getattr(transformers, class_name[0] if isinstance(class_name, tuple) else class_name)
 
     def config_classes() -> tuple[type[PreTrainedConfig], ...]:
-        return (model_class().config_class,)
+        return (cast("type[PreTrainedConfig]", model_class().config_class),)
 
     def key_table(config: Any) -> Any:
         raise _not_here(model_type)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from beholder.checkpoints.quantize import settings_for
 from beholder.checkpoints.reader import read_contents
@@ -51,7 +51,7 @@ def open_as_it_is(
         config = AutoConfig.from_pretrained(folder)
         direct["quantization_config"] = settings_for(quantize, family.model_class(), config, place)
     with without_report():
-        model, info = family.model_class().from_pretrained(
+        model, info = cast("Any", family.model_class()).from_pretrained(
             folder,
             dtype=kind,
             output_loading_info=True,
@@ -59,7 +59,7 @@ def open_as_it_is(
             **direct,
         )
     _confirm(folder, family.title, info)
-    return model if direct else model.to(place)  # pyright: ignore[reportArgumentType]
+    return model if direct else model.to(place)
 
 
 def _confirm(folder: Path, title: str, info: dict[str, Any]) -> None:

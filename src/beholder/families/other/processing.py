@@ -125,7 +125,11 @@ def _open(folder: Path, config: Any, options: Mapping[str, Any]) -> Any:
 
 def _class_of(folder: Path, config: Any) -> Any:
     """The processor's class as the files name it, or as transformers knows it by the model type."""
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
+    # The names lie in a file of their own in some releases; those here are completed.
+    from transformers.models.auto.processing_auto import (
+        PROCESSOR_MAPPING_NAMES,  # pyright: ignore[reportPrivateImportUsage]
+        processor_class_from_name,
+    )
 
     for file in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
         path = folder / file

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -24,6 +24,10 @@ CASES = ("cc", "turn2", "text", "multi", "batch", "mixed", "sw", "sv")
 GREEDY = {"do_sample": False, "max_new_tokens": 16, "eos_token_id": 5, "pad_token_id": 5}
 SHOWN = {"multi": ("a", "b"), "batch": ("a", "b"), "mixed": ("a", "b"), "text": ()}
 ATTENTION = ("eager", "sdpa")
+PLANS: tuple[tuple[Literal["five", "single"], str], ...] = (
+    ("five", "sha256_float32"),
+    ("single", "single_sha256_float32"),
+)
 
 
 def compare(folder: Path, name: str) -> Iterator[Found]:
@@ -47,7 +51,7 @@ def _pixels(folder: Path) -> Iterator[Found]:
         picture, _, mode = case.partition(".")
         aspect = "anything else" if mode == "nopad" else "pad"
         source = open_picture(folder / f"images/{picture}.png")
-        for plan, key in (("five", "sha256_float32"), ("single", "single_sha256_float32")):
+        for plan, key in PLANS:
             views = QH360VLImageProcessor(aspect=aspect, plan=plan).views(source)
             same = hashlib.sha256(views.tobytes()).hexdigest() == told[key]
             yield Found("pixels (bit for bit)", f"{case}/{plan}", EXACT if same else 1.0, EXACT)

@@ -11,7 +11,7 @@ from beholder.core.types import Box
 from beholder.grounding.draw import draw_boxes
 from beholder.grounding.phrases import read_phrases
 from beholder.serving.media import decode
-from beholder.serving.web.conversation import POLICY, Conversation
+from beholder.serving.web.conversation import POLICY, Conversation, Picture
 
 
 def labels(answer: str, count: int) -> list[str]:
@@ -30,7 +30,8 @@ def boxed_pictures(conversation: Conversation, number: int) -> list[Image.Image]
     drawn: list[Image.Image] = []
     for place in sorted({box["picture"] for box, _ in named if 0 <= box["picture"] < len(pictures)}):
         here = [(_box(box), label) for box, label in named if box["picture"] == place]
-        shown = decode(pictures[place].held, POLICY)
+        picture: Picture = pictures[place]
+        shown = decode(picture.held, POLICY)
         drawn.append(draw_boxes(shown, [box for box, _ in here], [label for _, label in here]))
     return drawn
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -55,11 +55,14 @@ class Client:
 
     async def models(self, key: str = "") -> list[dict[str, Any]]:
         """The models as `/v1/models` tells them."""
-        told = await self._call("GET", f"{self.base}/models", key)
-        models = told.get("data") if isinstance(told, dict) else None
+        told: Any = await self._call("GET", f"{self.base}/models", key)
+        try:
+            models: Any = told["data"]
+        except (KeyError, TypeError):
+            models = None
         if not isinstance(models, list):
             raise CallError(f"{self.base} does not list models as OpenAI's API does")
-        return models
+        return cast("list[dict[str, Any]]", models)
 
     async def explain(
         self, model: str, messages: Sequence[Mapping[str, Any]], template: str | None, key: str = ""
@@ -108,9 +111,9 @@ def read_event(text: str) -> Part | None:
     except ValueError:
         raise CallError("the answer breaks off in the middle") from None
     if error := told.get("error"):
-        raise CallError(str(error.get("message") if isinstance(error, dict) else error))
-    choice: Mapping[str, Any] = (told.get("choices") or [{}])[0]
-    delta = choice.get("delta") or {}
+        raise CallError(_message(error))
+    choice: dict[str, Any] = (told.get("choices") or [{}])[0]
+    delta: dict[str, Any] = choice.get("delta") or {}
     part = Part(
         delta.get("content") or "", tuple(delta.get("boxes") or ()), choice.get("finish_reason"),
         told.get("usage"),
@@ -122,11 +125,15 @@ def _cause(error: httpx.HTTPError) -> str:
     return str(error) or type(error).__name__
 
 
+def _message(error: Any) -> str:
+    """What an error object of the API says, or the error itself where it is a text."""
+    return str(cast("dict[str, Any]", error)["message"] if isinstance(error, dict) else error)
+
+
 def _refusal(response: httpx.Response) -> str:
     """What an error says, whoever's server it comes from."""
     try:
-        told = response.json()["error"]
-        message = told["message"] if isinstance(told, dict) else str(told)
+        message = _message(response.json()["error"])
     except (ValueError, KeyError, TypeError):
         message = response.text.strip()[:300] or "no reason is given"
     return f"{message} (status {response.status_code})"

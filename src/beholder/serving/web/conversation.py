@@ -7,7 +7,7 @@ import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from beholder.core.errors import InputError
 from beholder.serving.media import MediaPolicy, decode, sniff
@@ -131,26 +131,30 @@ def _content(turn: Turn) -> Any:
 def read_conversation(text: str) -> Conversation:
     """What `export` wrote; InputError that says what is wrong with anything else."""
     try:
-        told = json.loads(text)
+        read: Any = json.loads(text)
     except ValueError as error:
         raise InputError(f"the file is not JSON ({error})") from None
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
+    told = cast("dict[str, Any]", read) if isinstance(read, dict) else {}
+    if told.get("format") != FORMAT:
         raise InputError(f"the file is no {FORMAT}; choose one that this page exported")
     if told.get("version") != VERSION:
         raise InputError(f"the file has version {told.get('version')!r}, and {VERSION} is read here")
-    turns = told.get("turns")
+    turns: Any = told.get("turns")
     if not isinstance(turns, list) or not isinstance(told.get("system"), str):
         raise InputError("the file has no list of turns or no system text")
-    return Conversation(tuple(_turn(turn, number) for number, turn in enumerate(turns, 1)), told["system"])
+    listed = cast("list[Any]", turns)
+    return Conversation(tuple(_turn(turn, number) for number, turn in enumerate(listed, 1)), told["system"])
 
 
-def _turn(told: Any, number: int) -> Turn:
+def _turn(read: Any, number: int) -> Turn:
     kinds: dict[str, Any] = {
         "question": str, "pictures": list, "answer": str | None, "boxes": list, "finish_reason": str | None,
-        "usage": dict | None, "seconds": int | float | None, "model": str,
+        "usage": dict | None,  # pyright: ignore[reportMissingTypeArgument]
+        "seconds": int | float | None, "model": str,
     }  # fmt: skip
+    told = cast("dict[str, Any]", read) if isinstance(read, dict) else {}
     for name, kind in kinds.items():
-        if not isinstance(told, dict) or name not in told or not isinstance(told[name], kind):
+        if name not in told or not isinstance(told[name], kind):
             raise InputError(f"turn {number} of the file has no proper {name}")
     if not all(_is_box(box) for box in told["boxes"]):
         raise InputError(f"turn {number} of the file has no proper boxes")
@@ -165,9 +169,12 @@ def _turn(told: Any, number: int) -> Turn:
 
 
 def _is_box(box: Any) -> bool:
-    pixels = box.get("pixels") if isinstance(box, dict) else None
-    numbers = isinstance(pixels, list) and len(pixels) == 4
-    return numbers and all(type(one) in (int, float) for one in pixels) and type(box.get("picture")) is int
+    told = cast("dict[str, Any]", box) if isinstance(box, dict) else {}
+    pixels: Any = told.get("pixels")
+    if not isinstance(pixels, list) or type(told.get("picture")) is not int:
+        return False
+    corners = cast("list[Any]", pixels)
+    return len(corners) == 4 and all(type(one) in (int, float) for one in corners)
 
 
 def _bytes_of(url: Any) -> bytes:

@@ -27,12 +27,13 @@ def example_questions(shelf: Shelf) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     index = 0
     for kind, language in CHOSEN:
-        question = None
-        while question is None:
+        while True:
             scene = scene_at(SEED, "test", index, fonts)
             rng = stream(SEED, "test", index, "questions")
             asked = evaluation_questions(scene, rng, language) if len(scene.things) > 1 else []
             question = next((one for one in asked if one.kind == kind), None)
             index += 1
+            if question is not None:
+                break
         found.append({"text": question.question, "files": [shelf.put_image(draw_scene(scene, fonts))]})
     return found

@@ -21,7 +21,7 @@ from beholder.serving.web.texts import say
 
 Updates = tuple[Any, ...]
 EMPTY: dict[str, Any] = {"text": "", "files": []}
-SAME: Any = gradio.skip()
+SAME: Any = gradio.skip()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,17 @@ class Handlers:
         async for updates in self._stream(held.asked_again(self._turn(held, event)), held, Wanted(*values)):
             yield updates
 
-    async def edit(self, held: Conversation, *values: Any, event: gradio.EditData) -> AsyncGenerator[Updates]:
-        """Ask a question as it was rewritten; what came after it is gone."""
-        asked = held.asked_again(self._turn(held, event), str(event.value))
-        async for updates in self._stream(asked, held, Wanted(*values)):
-            yield updates
+    def edit(self, held: Conversation, box: Mapping[str, Any], language: str) -> Updates:
+        """The last question with its pictures back into the text box; a draft there is not overwritten."""
+        if not held.turns or box.get("text") or box.get("files"):
+            told = say("box_full" if held.turns else "nothing_yet", language)
+            return self._chat(held), held, SAME, note(told, is_error=True), _idle()
+        kept = held.without_last()
+        return self._chat(kept), kept, self._returned(held), "", _idle()
+
+    def copied(self, held: Conversation) -> str:
+        """The last answer, as the model wrote it."""
+        return next((turn.answer for turn in reversed(held.turns) if turn.answer), "")
 
     def _turn(self, held: Conversation, event: Any) -> int:
         """The turn that a message of the chat belongs to."""
@@ -147,7 +153,8 @@ class Handlers:
         """A picture of the camera goes to the others in the text box."""
         if photo is None:
             return SAME, SAME
-        return {"text": box.get("text") or "", "files": [*(box.get("files") or []), photo]}, None
+        files: list[Any] = list(box.get("files") or ())
+        return {"text": box.get("text") or "", "files": [*files, photo]}, None
 
     async def compare(
         self, box: Mapping[str, Any], left: Conversation, right: Conversation, *values: Any
@@ -187,6 +194,10 @@ class Handlers:
         ]
         return *self._two(now), SAME, *[note(say("stopped", language))] * 2, _idle()
 
+    def compare_cleared(self) -> Updates:
+        """Two new conversations."""
+        return [], [], Conversation(), Conversation(), EMPTY, "", "", _idle()
+
     def _two(self, now: Sequence[Conversation]) -> Updates:
         return *map(self._chat, now), *now
 
@@ -216,7 +227,7 @@ class Handlers:
         return showing.model_note(model, language), self._templates(model)
 
     def _templates(self, model: Mapping[str, Any] | None) -> Any:
-        names = (model or {}).get("templates") or []
+        names: list[str] = list((model or {}).get("templates") or ())
         current = (model or {}).get("template") if names else None
         return gradio.update(choices=names, value=current, visible=bool(names))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from importlib import resources
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -15,15 +16,17 @@ def page_app(client: Client) -> FastAPI:
     """The page over an API. It loads nothing from elsewhere, reports to nobody and keeps no history."""
     # Here and not above: Gradio takes seconds to import, and a server without a page must not wait for it.
     import gradio
+    from gradio.themes import Font, Soft
 
     from beholder.serving.web.page import Page
 
     page = Page(client)
     app = FastAPI(openapi_url=None)
     app.state.page = page
-    fonts = [gradio.themes.Font(name) for name in ("system-ui", "sans-serif")]
-    mono = [gradio.themes.Font(name) for name in ("ui-monospace", "monospace")]
-    gradio.mount_gradio_app(
+    fonts = [Font(name) for name in ("system-ui", "sans-serif")]
+    mono = [Font(name) for name in ("ui-monospace", "monospace")]
+    mount: Any = gradio.mount_gradio_app  # pyright: ignore[reportUnknownMemberType]
+    mount(
         app,
         page.blocks,
         path="/",
@@ -34,7 +37,7 @@ def page_app(client: Client) -> FastAPI:
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        theme=gradio.themes.Soft(font=fonts, font_mono=mono),
+        theme=Soft(font=fonts, font_mono=mono),
         css=resources.files("beholder.serving.web").joinpath("style.css").read_text("utf-8"),
     )
     return app

@@ -25,12 +25,23 @@ SAVE = """(text) => {
   URL.revokeObjectURL(link.href);
 }"""
 
+# Browsers keep the clipboard from pages without TLS, except on the own machine: those copy a selection.
+COPY = """async (text) => {
+  if (navigator.clipboard) return void await navigator.clipboard.writeText(text);
+  const area = document.createElement('textarea');
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  document.execCommand('copy');
+  area.remove();
+}"""
+
 
 @dataclass
 class Words:
     """Which component has which text, so that the language can be changed."""
 
-    placed: list[tuple[Any, dict[str, str]]] = field(default_factory=list)
+    placed: list[tuple[Any, dict[str, str]]] = field(default_factory=list[tuple[Any, dict[str, str]]])
 
     def on(self, component: Any, **names: str) -> Any:
         """Give a component texts by property, in English for now."""
@@ -42,7 +53,7 @@ class Words:
     def updates(self, language: str) -> list[Any]:
         """All of them in a language."""
         return [
-            gradio.update(**{name: TEXTS[text][language] for name, text in names.items()})
+            gradio.update(**dict[str, Any]({name: TEXTS[text][language] for name, text in names.items()}))
             for _, names in self.placed
         ]
 
@@ -126,17 +137,17 @@ class Page:
         )  # fmt: skip
         return self.words.on(box, label="box", placeholder="placeholder")
 
-    def _chatbot(self, name: str, label: str | None, **settings: Any) -> Any:
+    def _chatbot(self, name: str, label: str) -> Any:
         made = gradio.Chatbot(
-            height="56vh", elem_id=name, buttons=["copy", "copy_all"], render_markdown=False,
-            feedback_options=None, layout="bubble", **settings,
+            height="56vh", elem_id=name, buttons=[], render_markdown=False,
+            feedback_options=None, layout="bubble",
         )  # fmt: skip
-        return self.words.on(made, label=label) if label else made
+        return self.words.on(made, label=label)
 
     def _chat(self) -> None:
         on = self.words.on
         self.held = gradio.State(Conversation())
-        self.chatbot = self._chatbot("chat", "chat", editable="user")
+        self.chatbot = self._chatbot("chat", "chat")
         self.note = gradio.HTML(elem_id="note")
         self.box = self._box("box")
         with gradio.Row():
@@ -145,6 +156,8 @@ class Page:
                 gradio.Button(interactive=False, variant="stop", elem_id="stop", **small), value="stop"
             )
             self.again = on(gradio.Button(elem_id="again", **small), value="again")
+            self.edit = on(gradio.Button(elem_id="edit", **small), value="edit")
+            self.copy = on(gradio.Button(elem_id="copy", **small), value="copy")
             self.clear = on(gradio.Button(elem_id="clear", **small), value="clear")
             self.export = on(gradio.Button(elem_id="export", **small), value="export")
             self.imports = on(
@@ -152,6 +165,7 @@ class Page:
                 label="import",
             )
         self.exported = gradio.Textbox(visible="hidden")
+        self.copied = gradio.Textbox(visible="hidden")
         with on(gradio.Accordion(open=False, elem_id="camera-fold"), label="camera"):
             self.camera = on(
                 gradio.Image(
@@ -161,7 +175,8 @@ class Page:
                 label="camera",
             )  # fmt: skip
         examples = [[example] for example in example_questions(self.shelf)]
-        self.examples = gradio.Examples(examples, [self.box], label=say("examples", "en"))
+        made: Any = gradio.Examples  # pyright: ignore[reportUnknownMemberType]
+        self.examples = made(examples, [self.box], label=say("examples", "en"))
         self.words.placed.append((self.examples.dataset, {"label": "examples"}))
 
     def _compare(self) -> None:
@@ -214,7 +229,8 @@ class Page:
         words = [component for component, _ in self.words.placed]
 
         def greet(request: gradio.Request) -> list[Any]:
-            language = language_of(request.headers.get("accept-language", ""))
+            headers: Any = request.headers  # pyright: ignore[reportUnknownMemberType]
+            language = language_of(headers.get("accept-language", ""))
             name = next(name for name, code in LANGUAGES.items() if code == language)
             return [language, name, *self.words.updates(language)]
 
@@ -243,9 +259,9 @@ class Page:
             self.box.submit(do.submit, [self.box, *held], shown, **private),
             self.again.click(do.again, held, shown, **private),
             self.chatbot.retry(do.retry, held, shown, **private),
-            self.chatbot.edit(do.edit, held, shown, **private),
         ]
         self.stop.click(do.stopped, [self.held, self.box, self.language], shown, cancels=running, **private)
+        self.edit.click(do.edit, [self.held, self.box, self.language], shown, cancels=running, **private)
         self.clear.click(do.cleared, None, shown, cancels=running, **private)
         self.chatbot.clear(do.cleared, None, shown, cancels=running, **private)
 
@@ -258,16 +274,16 @@ class Page:
         running = self.both.submit(do.compare, given, shown, **private)
         stopped = [self.lefts, self.rights, self.language]
         self.both_stop.click(do.compare_stopped, stopped, shown, cancels=[running], **private)
-        self.both_clear.click(
-            lambda: ([], [], Conversation(), Conversation(), {"text": "", "files": []}, "", ""),
-            None, shown[:-1], cancels=[running], **private,
-        )  # fmt: skip
+        self.both_clear.click(do.compare_cleared, None, shown, cancels=[running], **private)
 
     def _wire_rest(self) -> None:
         do = self.handlers
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         self.export.click(do.exported, [self.held, self.system], [self.exported], **private).then(
             None, [self.exported], None, js=SAVE, api_visibility="private"
+        )
+        self.copy.click(do.copied, [self.held], [self.copied], **private).then(
+            None, [self.copied], None, js=COPY, api_visibility="private"
         )
         self.imports.upload(
             do.imported,

@@ -57,15 +57,18 @@ class Shelf:
 
 
 def messages(conversation: Conversation, shelf: Shelf) -> list[tuple[int, dict[str, Any]]]:
-    """The messages of the chat, each with the number of its turn: pictures, question, answer, boxes."""
+    """The messages of the chat, each with the number of its turn: pictures, question, answer, boxes.
+
+    The chat takes text for HTML, so that what was written is escaped to be shown as it was written.
+    """
     shown: list[tuple[int, dict[str, Any]]] = []
     for number, turn in enumerate(conversation.turns):
         for picture in turn.pictures:
             shown.append((number, _file("user", shelf.put(picture.held, picture.kind))))
         if turn.question:
-            shown.append((number, {"role": "user", "content": turn.question}))
+            shown.append((number, {"role": "user", "content": escape(turn.question, quote=False)}))
         if turn.answer is not None:
-            shown.append((number, {"role": "assistant", "content": turn.answer}))
+            shown.append((number, {"role": "assistant", "content": escape(turn.answer, quote=False)}))
         if turn.boxes:
             for image in boxed_pictures(conversation, number):
                 shown.append((number, _file("assistant", shelf.put_image(image))))
@@ -90,9 +93,11 @@ def note(text: str, *, is_error: bool = False) -> str:
 
 def outcome(turn: Turn, language: str) -> str:
     """What is said of a complete answer: time and tokens, and whether it was cut."""
-    usage, seconds = turn.usage or {}, turn.seconds or 0.0
+    usage: dict[str, Any] = dict(turn.usage or {})
+    seconds = turn.seconds or 0.0
     if usage:
-        pictures = (usage.get("prompt_tokens_details") or {}).get("picture_tokens", 0)
+        details: dict[str, Any] = usage.get("prompt_tokens_details") or {}
+        pictures = details.get("picture_tokens", 0)
         told = say(
             "done", language, seconds=seconds, prompt=usage.get("prompt_tokens"), pictures=pictures,
             answer=usage.get("completion_tokens"),
@@ -150,7 +155,7 @@ def prompt_html(told: Mapping[str, Any], language: str) -> str:
 
 def counts(told: Mapping[str, Any], language: str) -> str:
     """How many tokens there are, and what they stand for."""
-    spans = told.get("picture_spans") or []
+    spans: list[list[int]] = told.get("picture_spans") or []
     pictures = sum(end - start for start, end in spans)
     places = ", ".join(f"{start} – {end}" for start, end in spans) or say("no_spans", language)
     return say(

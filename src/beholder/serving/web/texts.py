@@ -33,6 +33,12 @@ TEXTS: dict[str, dict[str, str]] = {
     },
     "stop": {"en": "Stop", "zh": "停止"},
     "again": {"en": "Regenerate", "zh": "重新生成"},
+    "edit": {"en": "Edit", "zh": "编辑"},
+    "copy": {"en": "Copy answer", "zh": "复制回答"},
+    "box_full": {
+        "en": "Send or empty the text box first; the last question would replace what stands there.",
+        "zh": "请先发送或清空输入框，否则上一个问题会覆盖其中的内容。",
+    },
     "clear": {"en": "New conversation", "zh": "新对话"},
     "export": {"en": "Export", "zh": "导出"},
     "import": {"en": "Import", "zh": "导入"},
