@@ -7,6 +7,7 @@ import base64
 import io
 import json
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from beholder.serving.web.asking import Wanted, answers, together
 from beholder.serving.web.boxes import boxed_pictures, labels
 from beholder.serving.web.client import CallError, Client, Part, read_event
 from beholder.serving.web.conversation import Conversation, Picture, read_conversation
+from beholder.serving.web.handlers import Handlers
 from beholder.serving.web.mounting import own_address
 from beholder.serving.web.showing import Shelf
 from beholder.serving.web.texts import TEXTS, language_of
@@ -127,6 +129,30 @@ def test_messages_know_their_turn():
     assert [number for number, _ in shown] == [0, 0, 0, 0, 1]
     assert [message["role"] for _, message in shown] == ["user", "user", "assistant", "assistant", "user"]
     assert shown[1][1]["content"] == "Where is &lt;b&gt;it&lt;/b&gt;?\n"
+
+
+def test_editing_takes_the_last_question_back_unless_there_is_a_draft():
+    handlers, held = Handlers(Client("http://127.0.0.1:1/v1"), Shelf()), talked()
+    _, kept, box, told, _ = handlers.edit(held, {"text": "", "files": []}, "en")
+    assert kept == held.without_last()
+    assert (box["text"], len(box["files"]), told) == (
+        held.turns[-1].question,
+        len(held.turns[-1].pictures),
+        "",
+    )
+    _, kept, box, told, _ = handlers.edit(kept, {"text": "draft", "files": []}, "en")
+    assert kept == held.without_last()
+    assert "bad" in told
+    assert "text" not in box
+    _, kept, box, _, _ = handlers.edit(kept, {"text": "", "files": []}, "en")
+    assert (kept.turns, box["text"]) == ((), held.turns[0].question)
+    assert [Path(file).read_bytes() for file in box["files"]] == [one.held for one in held.turns[0].pictures]
+
+
+def test_the_last_answer_is_copied_as_it_was_written():
+    handlers = Handlers(Client("http://127.0.0.1:1/v1"), Shelf())
+    assert handlers.copied(talked()) == talked().turns[0].answer
+    assert handlers.copied(Conversation()) == ""
 
 
 def test_an_answer_grows():

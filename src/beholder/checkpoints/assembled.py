@@ -36,7 +36,7 @@ ABOUT_FILES = (
 
 @dataclass(frozen=True)
 class Stored:
-    """One parameter that is still on disk; `tensor[...]` reads it, and slices give what of it a process keeps."""
+    """One parameter still on disk; `tensor[...]` reads it, and slices give what of it a process keeps."""
 
     files: Files
     header: TensorHeader

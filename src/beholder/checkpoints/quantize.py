@@ -51,7 +51,7 @@ def dense_parts(model: Any) -> list[str]:
 
 
 def quantized_parts(model: Any, bits: int = 8) -> list[str]:
-    """Names of the linears that are quantised; in 4 bits only those of whole groups and whole packs of rows."""
+    """Names of the linears that are quantised; in 4 bits only those of whole groups and packs of rows."""
     import torch
 
     group, rows = (GROUP, ROWS) if bits == BITS["4bit"] else (1, 1)

@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image
@@ -54,7 +54,7 @@ def quantization(model: Any) -> str | None:
     settings = getattr(getattr(model, "config", None), "quantization_config", None)
     if settings is None:
         return None
-    given: dict[str, Any] = settings if isinstance(settings, dict) else settings.to_dict()
+    given = cast("dict[str, Any]", settings if isinstance(settings, dict) else settings.to_dict())
     method = str(getattr(given.get("quant_method"), "value", given.get("quant_method") or "unknown"))
     bits = given.get("bits") or (4 if given.get("load_in_4bit") else 8 if given.get("load_in_8bit") else None)
     return method if bits is None else f"{method} {bits} bit"

@@ -11,7 +11,7 @@ from beholder.core.types import Box
 from beholder.grounding.draw import draw_boxes
 from beholder.grounding.phrases import read_phrases
 from beholder.serving.media import decode
-from beholder.serving.web.conversation import POLICY, Conversation, Picture
+from beholder.serving.web.conversation import POLICY, Conversation
 
 
 def labels(answer: str, count: int) -> list[str]:
@@ -28,10 +28,10 @@ def boxed_pictures(conversation: Conversation, number: int) -> list[Image.Image]
     pictures = conversation.pictures
     named = list(zip(turn.boxes, labels(turn.answer or "", len(turn.boxes)), strict=True))
     drawn: list[Image.Image] = []
-    for place in sorted({box["picture"] for box, _ in named if 0 <= box["picture"] < len(pictures)}):
+    places: set[int] = {box["picture"] for box, _ in named}
+    for place in sorted(place for place in places if 0 <= place < len(pictures)):
         here = [(_box(box), label) for box, label in named if box["picture"] == place]
-        picture: Picture = pictures[place]
-        shown = decode(picture.held, POLICY)
+        shown = decode(pictures[place].held, POLICY)
         drawn.append(draw_boxes(shown, [box for box, _ in here], [label for _, label in here]))
     return drawn
 

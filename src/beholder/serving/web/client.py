@@ -112,7 +112,8 @@ def read_event(text: str) -> Part | None:
         raise CallError("the answer breaks off in the middle") from None
     if error := told.get("error"):
         raise CallError(_message(error))
-    choice: dict[str, Any] = (told.get("choices") or [{}])[0]
+    choices: list[dict[str, Any]] = told.get("choices") or [{}]
+    choice = choices[0]
     delta: dict[str, Any] = choice.get("delta") or {}
     part = Part(
         delta.get("content") or "", tuple(delta.get("boxes") or ()), choice.get("finish_reason"),
@@ -127,7 +128,10 @@ def _cause(error: httpx.HTTPError) -> str:
 
 def _message(error: Any) -> str:
     """What an error object of the API says, or the error itself where it is a text."""
-    return str(cast("dict[str, Any]", error)["message"] if isinstance(error, dict) else error)
+    if not isinstance(error, dict):
+        return str(error)
+    told = cast("dict[str, Any]", error)
+    return str(told.get("message") or told)
 
 
 def _refusal(response: httpx.Response) -> str:

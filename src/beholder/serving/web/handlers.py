@@ -64,7 +64,8 @@ class Handlers:
         """The last question with its pictures back into the text box; a draft there is not overwritten."""
         if not held.turns or box.get("text") or box.get("files"):
             told = say("box_full" if held.turns else "nothing_yet", language)
-            return self._chat(held), held, SAME, note(told, is_error=True), _idle()
+            shown, held, *_ = self.stopped(held, box, language)
+            return shown, held, SAME, note(told, is_error=True), _idle()
         kept = held.without_last()
         return self._chat(kept), kept, self._returned(held), "", _idle()
 

@@ -25,7 +25,7 @@ def page_app(client: Client) -> FastAPI:
     app.state.page = page
     fonts = [Font(name) for name in ("system-ui", "sans-serif")]
     mono = [Font(name) for name in ("ui-monospace", "monospace")]
-    mount: Any = gradio.mount_gradio_app  # pyright: ignore[reportUnknownMemberType]
+    mount: Any = gradio.mount_gradio_app  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     mount(
         app,
         page.blocks,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import gradio
 
@@ -175,7 +176,7 @@ class Page:
                 label="camera",
             )  # fmt: skip
         examples = [[example] for example in example_questions(self.shelf)]
-        made: Any = gradio.Examples  # pyright: ignore[reportUnknownMemberType]
+        made: Any = gradio.Examples  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         self.examples = made(examples, [self.box], label=say("examples", "en"))
         self.words.placed.append((self.examples.dataset, {"label": "examples"}))
 
@@ -229,7 +230,7 @@ class Page:
         words = [component for component, _ in self.words.placed]
 
         def greet(request: gradio.Request) -> list[Any]:
-            headers: Any = request.headers  # pyright: ignore[reportUnknownMemberType]
+            headers = cast("Mapping[str, str]", request.headers)  # pyright: ignore[reportUnknownMemberType]
             language = language_of(headers.get("accept-language", ""))
             name = next(name for name, code in LANGUAGES.items() if code == language)
             return [language, name, *self.words.updates(language)]
