@@ -17,8 +17,8 @@ from pathlib import Path
 from beholder import families
 from beholder.checkpoints.inspect import examine
 from beholder.core.records import RunRecord, hash_weights
-from beholder.evaluation.intervals import Interval
 from beholder.evaluation.cards import read_figures
+from beholder.evaluation.intervals import Interval
 from beholder.mini import FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -274,6 +274,10 @@ def test_a_phone_in_chinese_and_dark(browser, server):
 def test_the_camera(visitor):
     visitor.page.click("#camera-fold button")
     visitor.page.click('#camera button:has-text("Webcam"), #camera button[title="grant webcam access"]')
+    # On a busy machine the button is there before the camera's first picture is.
+    visitor.page.wait_for_function(
+        "[...document.querySelectorAll('#camera video')].some(v => v.videoWidth > 0 && v.readyState >= 2)"
+    )
     visitor.page.click('#camera button[aria-label="capture photo"]')
     visitor.page.wait_for_selector("#box .thumbnails .thumbnail-item")
     visitor.shot("camera")

@@ -40,10 +40,10 @@ ORIGINS = {
             "pillow": "13.0.0",
         },
         made_by=(
-            "the original's SAT model and text processors, and the remote code of the hub's checkpoints (which "
-            "gives the same logits bit for bit), on the inputs stored beside the outputs: tiny random weights, "
-            "CPU, float32, eager. See README.md. manifests/: keys and shapes of the original's modules at full "
-            "size. quick_start.txt: the code printed in the document"
+            "the original's SAT model and text processors, and the remote code of the hub's checkpoints "
+            "(which gives the same logits bit for bit), on the inputs stored beside the outputs: tiny random "
+            "weights, CPU, float32, eager. See README.md. manifests/: keys and shapes of the original's "
+            "modules at full size. quick_start.txt: the code printed in the document"
         ),
         sha256={},
     ),
@@ -100,8 +100,8 @@ ORIGINS = {
         },
         made_by=(
             "the originals' own loading, preprocessing, forward and generate on the inputs stored beside the "
-            "outputs: tiny random weights, CPU, float32, eager attention. See README.md. manifests/: keys and "
-            "shapes of the originals' modules on the meta device"
+            "outputs: tiny random weights, CPU, float32, eager attention. See README.md. manifests/: keys "
+            "and shapes of the originals' modules on the meta device"
         ),
         sha256={},
     ),

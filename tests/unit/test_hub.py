@@ -92,7 +92,8 @@ def test_offline_and_not_in_the_cache(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_without_download_only_the_cache_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"it is not \(completely\) in the download cache; run `beholder fetch owner/name`$"):
+    told = r"it is not \(completely\) in the download cache; run `beholder fetch owner/name`$"
+    with pytest.raises(CheckpointError, match=told):
         find_checkpoint("owner/name", download=False)
     commit = "0" * 40
     cached = tmp_path / "models--owner--name"

@@ -67,7 +67,7 @@ class Family:
     # What `doctor` should say of a folder, with its base, besides what can be said of any family: what is
     # wrong, and what is worth knowing.
     symptoms: Callable[[Path, str | Path | None], tuple[list[Finding], list[str]]] | None = None
-    # For models that are run as they are: opens (family, folder, device=, dtype=, base=), and makes the engine.
+    # For models that are run as they are: opens (family, folder, device=, dtype=, base=); makes the engine.
     opens: Callable[..., PreTrainedModel] | None = None
     engine: Callable[..., Any] | None = None
     # How a checkpoint is asked for boxes, by its configuration and its processor.

@@ -254,9 +254,9 @@ def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Ima
 def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Resize to exactly (width, height) with Pillow's antialiased bicubic filter.
 
-    It works in two passes that each round, so their order moves pixels, by up to a tenth of the range. Pillow 12
-    always begins with the width; Pillow 13, which the goldens were made with, begins with the height where that
-    shrinks by more than twice what the width does. That order is taken whichever of them is installed.
+    It works in two passes that each round, so their order moves pixels, by up to a tenth of the range. Pillow
+    12 always begins with the width; Pillow 13, which the goldens were made with, begins with the height where
+    that shrinks by more than twice what the width does. That order is taken under either of them.
     """
     width, height = size
     shrinks = image.height - height

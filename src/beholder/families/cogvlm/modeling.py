@@ -45,7 +45,7 @@ class CogVLMPreTrainedModel(AssembledLoading, PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in `StrictLoading`. Where processes share the layers, as in `AssembledLoading`: transformers cuts
+        """As in `StrictLoading`; where processes share layers, as in `AssembledLoading`: transformers cuts
         a tensor into their shares before it divides it, which mixes up queries, keys and values.
         """
         if kwargs.get("tp_plan") is not None or kwargs.get("distributed_config") is not None:
