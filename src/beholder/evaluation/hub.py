@@ -23,7 +23,7 @@ def fetch_files(repository: str, patterns: list[str]) -> Path:
 def read_parquet(path: Path) -> Iterator[Record]:
     """The records of a parquet file."""
     try:
-        import pyarrow.parquet as parquet  # pyright: ignore[reportMissingImports]
+        import pyarrow.parquet as parquet  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
         raise MissingExtraError.of("reading data sets of the hub (parquet)", "eval") from error
     for batch in parquet.ParquetFile(path).iter_batches():  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
