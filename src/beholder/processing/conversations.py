@@ -6,10 +6,9 @@ picture; the rest is here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
-import torch
 from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
@@ -37,11 +36,12 @@ class ConversationProcessor(ProcessorMixin):
     image_token_id: int
     tokenizer: Any
     image_processor: Any
+    template: Any
 
     @property
-    def template(self) -> Template:
-        """How conversations are written down."""
-        raise NotImplementedError
+    def rendering(self) -> Template:
+        """How conversations are written down; a family whose `template` is but a name resolves it."""
+        return self.template
 
     @property
     def padding_id(self) -> int:
@@ -60,6 +60,20 @@ class ConversationProcessor(ProcessorMixin):
         """Ids of a prompt that is rendered already, with one placeholder for each picture."""
         raise NotImplementedError
 
+    def prompt_pieces(self, text: str, add_special_tokens: bool | None) -> list[list[int]]:
+        """The same cut at the pictures; for a family whose placeholder is an id that text may have too."""
+        pieces: list[list[int]] = [[]]
+        for token in self.prompt_ids(text, add_special_tokens):
+            if token == self.image_token_id:
+                pieces.append([])
+            else:
+                pieces[-1].append(token)
+        return pieces
+
+    def per_token(self, row: Encoded) -> dict[str, tuple[list[int], int]]:
+        """Further numbers that the model takes of each token, by name, with what fills shorter rows."""
+        return {}
+
     def picture_inputs(self, pictures: Sequence[Image.Image]) -> dict[str, Any]:
         """The tensors that the model takes of opened pictures; none where there are no pictures."""
         return {"pixel_values": self.image_processor.stack(pictures)} if pictures else {}
@@ -67,22 +81,19 @@ class ConversationProcessor(ProcessorMixin):
     def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> BatchFeature:
         """One conversation as tensors: `input_ids`, `attention_mask` and, with pictures, `pixel_values`."""
         encoded, pictures = self._encoded(messages, add_generation_prompt=add_generation_prompt)
-        data = {
-            "input_ids": torch.tensor([encoded.input_ids]),
-            "attention_mask": torch.ones((1, len(encoded.input_ids)), dtype=torch.long),
-        }
-        return BatchFeature(data | self.picture_inputs(pictures))
+        return self._batch([encoded], pictures, return_tensors="pt", padding=False)
 
     def encode_training(self, messages: Sequence[Message]) -> dict[str, Any]:
         """One conversation as a training sample: every answer is trained, with what ends it."""
         encoded, pictures = self._encoded(messages, add_generation_prompt=False)
         sample = {"input_ids": encoded.input_ids, "labels": labels_from(encoded), "pixel_values": None}
-        return sample | self.picture_inputs(pictures)
+        further = {name: values for name, (values, _) in self.per_token(encoded).items()}
+        return sample | further | self.picture_inputs(pictures)
 
     def _encoded(
         self, messages: Sequence[Message], *, add_generation_prompt: bool
     ) -> tuple[Encoded, list[Any]]:
-        segments = self.template.render(messages, add_generation_prompt=add_generation_prompt)
+        segments = self.rendering.render(messages, add_generation_prompt=add_generation_prompt)
         pictures = [picture for message in messages for picture in message.pictures]
         return self._ids(segments, pictures), pictures
 
@@ -128,11 +139,11 @@ class ConversationProcessor(ProcessorMixin):
         encoded = [self._ids(segments, shown) for segments, shown in zip(prompts, pictures, strict=True)]
         return_tensors = None if return_tensors == "auto" else return_tensors
         batch = self._batch(
-            [row.input_ids for row in encoded],
+            encoded,
             [picture for shown in pictures for picture in shown],
-            trained=[row.trained for row in encoded] if return_assistant_tokens_mask else None,
             return_tensors=return_tensors,
             padding=bool(return_tensors) if padding is None else padding,
+            with_trained=return_assistant_tokens_mask,
         )
         return batch if return_dict else batch["input_ids"]
 
@@ -144,7 +155,7 @@ class ConversationProcessor(ProcessorMixin):
 
     def _prompt(self, messages: Sequence[Message], opened: bool, continued: bool) -> list[Segment]:
         """Segments of a conversation; a continued one stays open after its last words."""
-        segments = self.template.render(messages, add_generation_prompt=opened and not continued)
+        segments = self.rendering.render(messages, add_generation_prompt=opened and not continued)
         return segments[:-1] if continued else segments
 
     # As above.
@@ -168,47 +179,57 @@ class ConversationProcessor(ProcessorMixin):
                 raise InputError("give the processor a text, pictures, or both")
             return self.image_processor(images, return_tensors=return_tensors)
         texts = [text] if isinstance(text, str) else text
-        unexpanded = [self.prompt_ids(row, add_special_tokens) for row in texts]
+        rows = [self.prompt_pieces(row, add_special_tokens) for row in texts]
         pictures = [open_picture(picture) for picture in flat_pictures(images)]
-        places = sum(row.count(self.image_token_id) for row in unexpanded)
+        places = sum(len(pieces) - 1 for pieces in rows)
         if places != len(pictures):
             raise InputError(
                 f"the text has places for {places} pictures and {len(pictures)} were given; "
                 f"write {self.image_token} where a picture stands, or use apply_chat_template"
             )
         slots = iter([self.slots(picture) for picture in pictures])
-        rows = [
-            [
-                token
-                for found in row
-                for token in [found] * (next(slots) if found == self.image_token_id else 1)
-            ]
-            for row in unexpanded
-        ]
-        return self._batch(rows, pictures, return_tensors=return_tensors, padding=padding)
+        return self._batch(
+            [self._expanded(pieces, slots) for pieces in rows],
+            pictures,
+            return_tensors=return_tensors,
+            padding=padding,
+        )
+
+    def _expanded(self, pieces: Sequence[Sequence[int]], slots: Iterator[int]) -> Encoded:
+        """One row of the pieces, with a picture's placeholders between each two of them."""
+        row = Encoded()
+        for number, piece in enumerate(pieces):
+            if number:
+                count = next(slots)
+                row.picture_spans.append((len(row.input_ids), count))
+                row.append([self.image_token_id] * count, [False] * count)
+            row.append(piece, [False] * len(piece))
+        return row
 
     def _batch(
         self,
-        rows: Sequence[Sequence[int]],
+        rows: Sequence[Encoded],
         pictures: Sequence[Image.Image],
         *,
         return_tensors: str | None,
         padding: bool | str,
-        trained: Sequence[Sequence[bool]] | None = None,
+        with_trained: bool = False,
     ) -> BatchFeature:
         """Rows side by side, filled on the left where asked for."""
         if padding not in (True, False, "longest", "do_not_pad"):
             raise InputError(f"padding is {padding!r}; use True, False, 'longest' or 'do_not_pad'")
         columns = {
-            "input_ids": (rows, self.padding_id),
-            "attention_mask": ([[1] * len(row) for row in rows], 0),
+            "input_ids": ([row.input_ids for row in rows], self.padding_id),
+            "attention_mask": ([[1] * len(row.input_ids) for row in rows], 0),
         }
-        if trained is not None:
-            columns["assistant_masks"] = ([[int(token) for token in row] for row in trained], 0)
+        further = [self.per_token(row) for row in rows]
+        for name, (_, fill) in further[0].items() if further else ():
+            columns[name] = ([row[name][0] for row in further], fill)
+        if with_trained:
+            columns["assistant_masks"] = ([[int(token) for token in row.trained] for row in rows], 0)
         is_padded = padding in (True, "longest")
         data: dict[str, Any] = {
-            name: left_pad(values, fill) if is_padded else [list(row) for row in values]
-            for name, (values, fill) in columns.items()
+            name: left_pad(values, fill) if is_padded else values for name, (values, fill) in columns.items()
         }
         return BatchFeature(data | self.picture_inputs(pictures), tensor_type=return_tensors)
 

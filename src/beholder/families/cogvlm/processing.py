@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 from PIL import Image
-from transformers import AutoConfig, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AutoConfig, AutoTokenizer
 
 from beholder.core.errors import CheckpointError, ConfigError, InputError
 from beholder.core.hub import find_checkpoint
@@ -19,27 +19,19 @@ from beholder.families.cogvlm.config import CogVLMConfig, TemplateName
 from beholder.families.cogvlm.routing import LANGUAGE, VISION
 from beholder.families.cogvlm.spelling import as_trained, ids_of
 from beholder.families.cogvlm.templates import PICTURE_MARK, CogVLMTemplate
-from beholder.families.cogvlm.views import CogVLMImageProcessor, flat_pictures
+from beholder.families.cogvlm.views import CogVLMImageProcessor
 from beholder.grounding.boxes import Frame
-from beholder.processing.images import open_picture
-from beholder.processing.labels import labels_from
-from beholder.processing.messages import read_message
-from beholder.processing.templates import Segment, rendered_text
-from beholder.processing.tokens import Encoded, control_id, encode, left_pad
+from beholder.processing.conversations import ConversationProcessor
+from beholder.processing.templates import Segment
+from beholder.processing.tokens import Encoded, control_id, encode
 
 log = logging.getLogger("beholder")
 # The published checkpoints hold no tokenizer; they were trained with this one.
 VICUNA = "lmsys/vicuna-7b-v1.5"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
-# Stands for a picture that need not be opened.
-BLANK = Image.new("RGB", (1, 1))
-# Arguments of transformers' own method that ask for nothing, or for what happens here anyway.
-HARMLESS = frozenset(
-    {"sanitize_control_tokens", "load_audio_from_video", "add_special_tokens", "padding_side"}
-)
 
 
-class CogVLMProcessor(ProcessorMixin):
+class CogVLMProcessor(ConversationProcessor):
     """Tokenizer, view and template of one CogVLM checkpoint.
 
     A picture takes `slots_per_picture` positions, which hold the padding id; `token_type_ids` marks them.
@@ -61,6 +53,7 @@ class CogVLMProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         CogVLMTemplate(template)
 
+    title = "CogVLM"
     most_pictures = 1
     template_names = get_args(TemplateName)
 
@@ -93,168 +86,47 @@ class CogVLMProcessor(ProcessorMixin):
         """What the fractions of an answered box refer to on a picture of this size."""
         return self.image_processor.box_frame(width, height)
 
-    def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> BatchFeature:
-        """One conversation as tensors: ids, mask, `token_type_ids` and, with a picture, `pixel_values`."""
-        encoded, pictures = self._encoded(messages, add_generation_prompt)
-        return self._batch([encoded], pictures, return_tensors="pt", padding=False)
+    def slots(self, picture: Image.Image) -> int:
+        """How many positions a picture takes: always as many."""
+        return self.slots_per_picture
 
     def encode_training(self, messages: Sequence[Message]) -> dict[str, Any]:
         """One conversation as a training sample: its last answer is trained, the end token included."""
         if not messages or messages[-1].role != "assistant":
             raise InputError("a training conversation must end with the answer that is to be learned")
-        encoded, pictures = self._encoded(messages, False)
-        return {
-            "input_ids": encoded.input_ids,
-            "token_type_ids": token_types(encoded),
-            "labels": labels_from(encoded),
-            "pixel_values": self.image_processor.stack(pictures) if pictures else None,
-        }
+        return super().encode_training(messages)
 
-    def _encoded(self, messages: Sequence[Message], opened: bool) -> tuple[Encoded, list[Image.Image]]:
-        segments = CogVLMTemplate(self.template).render(messages, add_generation_prompt=opened)
-        pictures = [picture for message in messages for picture in message.pictures]
-        return self._ids(segments), pictures
-
-    def _ids(self, segments: Sequence[Segment]) -> Encoded:
+    def segment_ids(self, segments: Sequence[Segment], slots: Sequence[int]) -> Encoded:
         """Ids of segments that are tokenised one by one: the word-start mark stands before each of them."""
-        whole = Encoded()
+        whole, left = Encoded(), iter(slots)
         for segment in segments:
-            slots = [self.slots_per_picture] if segment.kind == "picture" else []
             if segment.kind == "text":
                 segment = replace(segment, text=as_trained(segment.text, self.tokenizer))
-            piece = encode([segment], self.tokenizer, slots, self.image_token_id)
+            shown = [next(left)] if segment.kind == "picture" else []
+            piece = encode([segment], self.tokenizer, shown, self.image_token_id)
             begin = len(whole.input_ids)
             whole.picture_spans.extend((begin + start, length) for start, length in piece.picture_spans)
             whole.append(piece.input_ids, piece.trained)
         return whole
 
-    def apply_chat_template(
-        self,
-        conversation: Any,
-        chat_template: str | None = None,
-        *,
-        add_generation_prompt: bool = False,
-        continue_final_message: bool = False,
-        tokenize: bool = False,
-        return_dict: bool = False,
-        return_tensors: str | None = None,
-        padding: bool | str | None = None,
-        return_assistant_tokens_mask: bool = False,
-        processor_kwargs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """One conversation or a batch, as text, ids, or (`return_dict`) everything the model takes.
-
-        Unlike a Jinja template this keeps a user's text literal: a special token spelled in it stays text.
-        """
-        if chat_template is not None:
-            raise InputError("CogVLM's ways to write conversations are fixed; set processor.template instead")
-        options = {**kwargs, **(processor_kwargs or {})}
-        padding = options.pop("padding", padding)
-        return_tensors = options.pop("return_tensors", return_tensors)
-        _reject(options, "apply_chat_template")
-        if not conversation:
-            raise InputError("the conversation is empty; it needs at least one message")
-
-        is_batch = not isinstance(conversation[0], (Mapping, Message))
-        rows = [self._turns(row, tokenize) for row in (conversation if is_batch else [conversation])]
-        prompts = [self._prompt(row, add_generation_prompt, continue_final_message) for row in rows]
-        if not tokenize:
-            texts = [rendered_text(segments, self.image_token) for segments in prompts]
-            return texts if is_batch else texts[0]
-        return_tensors = None if return_tensors == "auto" else return_tensors
-        batch = self._batch(
-            [self._ids(segments) for segments in prompts],
-            [picture for row in rows for message in row for picture in message.pictures],
-            return_tensors=return_tensors,
-            padding=bool(return_tensors) if padding is None else padding,
-            with_trained=return_assistant_tokens_mask,
-        )
-        return batch if return_dict else batch["input_ids"]
-
-    def _turns(self, conversation: Any, with_pictures: bool) -> list[Message]:
-        """Messages of one conversation. In a prompt without ids only the places of pictures count."""
-        if not with_pictures:
-            conversation = [_without_pictures(turn) for turn in conversation]
-        return [read_message(turn, number, open_picture) for number, turn in enumerate(conversation, start=1)]
+    def per_token(self, row: Encoded) -> dict[str, tuple[list[int], int]]:
+        """`token_type_ids`, which tell pictures from words."""
+        return {"token_type_ids": (token_types(row), LANGUAGE)}
 
     def _prompt(self, messages: Sequence[Message], opened: bool, continued: bool) -> list[Segment]:
         """Segments of a conversation; a continued one stays open after its last words."""
-        template = CogVLMTemplate(self.template)
-        segments = template.render(messages, add_generation_prompt=opened and not continued)
+        segments = self.rendering.render(messages, add_generation_prompt=opened and not continued)
         return segments[:-1] if continued and segments[-1].kind == "control" else segments
 
-    def __call__(
-        self,
-        images: Any = None,
-        text: str | Sequence[str] | None = None,
-        *,
-        padding: bool | str = False,
-        return_tensors: str | None = None,
-        add_special_tokens: bool | None = None,
-        **kwargs: Any,
-    ) -> BatchFeature:
-        """Rendered prompts and their pictures as model inputs; `image_token` stands where a picture stands.
-
-        The text is taken as rendered, so special tokens in it count; the begin token is added where missing.
-        """
-        _reject(kwargs, "the processor")
-        if text is None:
-            if images is None:
-                raise InputError("give the processor a text, pictures, or both")
-            return self.image_processor(images, return_tensors=return_tensors)
-        texts = [text] if isinstance(text, str) else text
-        rows = [self._expanded(row, add_special_tokens is not False) for row in texts]
-        pictures = [open_picture(picture) for picture in flat_pictures(images)]
-        places = sum(len(row.picture_spans) for row in rows)
-        if places != len(pictures):
-            raise InputError(
-                f"the text has places for {places} pictures and {len(pictures)} were given; "
-                f"write {self.image_token} where a picture stands, or use apply_chat_template"
-            )
-        return self._batch(rows, pictures, return_tensors=return_tensors, padding=padding)
-
-    def _expanded(self, text: str, with_begin: bool) -> Encoded:
-        """Ids of a rendered prompt with each picture's mark replaced by its slots."""
+    def prompt_pieces(self, text: str, add_special_tokens: bool | None) -> list[list[int]]:
+        """Ids of a rendered prompt between its pictures; the begin token is added where missing."""
         begin = self.tokenizer.bos_token
-        row = Encoded()
-        if begin is not None and (with_begin or text.startswith(begin)):
-            row.append([self.tokenizer.bos_token_id], [False])
+        first: list[int] = []
+        if begin is not None and (add_special_tokens is not False or text.startswith(begin)):
+            first.append(self.tokenizer.bos_token_id)
             text = text.removeprefix(begin)
-        for number, piece in enumerate(text.split(self.image_token)):
-            if number:
-                row.picture_spans.append((len(row.input_ids), self.slots_per_picture))
-                row.append([self.image_token_id] * self.slots_per_picture, [False] * self.slots_per_picture)
-            ids = ids_of(piece, self.tokenizer)
-            row.append(ids, [False] * len(ids))
-        return row
-
-    def _batch(
-        self,
-        rows: Sequence[Encoded],
-        pictures: Sequence[Image.Image],
-        *,
-        return_tensors: str | None,
-        padding: bool | str,
-        with_trained: bool = False,
-    ) -> BatchFeature:
-        """Rows side by side, filled on the left where asked for."""
-        if padding not in (True, False, "longest", "do_not_pad"):
-            raise InputError(f"padding is {padding!r}; use True, False, 'longest' or 'do_not_pad'")
-        columns = {
-            "input_ids": ([row.input_ids for row in rows], self.padding_id),
-            "token_type_ids": ([token_types(row) for row in rows], LANGUAGE),
-            "attention_mask": ([[1] * len(row.input_ids) for row in rows], 0),
-        }
-        if with_trained:
-            columns["assistant_masks"] = ([[int(token) for token in row.trained] for row in rows], 0)
-        is_padded = padding in (True, "longest")
-        data: dict[str, Any] = {
-            name: left_pad(values, fill) if is_padded else values for name, (values, fill) in columns.items()
-        }
-        if pictures:
-            data["pixel_values"] = self.image_processor.stack(pictures)
-        return BatchFeature(data, tensor_type=return_tensors)
+        pieces = [ids_of(piece, self.tokenizer) for piece in text.split(self.image_token)]
+        return [first + pieces[0], *pieces[1:]]
 
     @property
     def model_input_names(self) -> list[str]:
@@ -318,20 +190,3 @@ def token_types(encoded: Encoded) -> list[int]:
     for start, length in encoded.picture_spans:
         types[start : start + length] = [VISION] * length
     return types
-
-
-def _reject(options: Mapping[str, Any], who: str) -> None:
-    """No option is taken and then ignored."""
-    if unknown := sorted(name for name, value in options.items() if value and name not in HARMLESS):
-        raise InputError(f"{who} cannot use {', '.join(unknown)}; leave it out")
-
-
-def _without_pictures(turn: Any) -> Any:
-    """A turn whose pictures are blank: where only their places count, nothing is opened."""
-    if not isinstance(turn, Mapping) or not isinstance(turn.get("content"), (list, tuple)):
-        return turn
-    return {**turn, "content": [BLANK if _is_picture(part) else part for part in turn["content"]]}
-
-
-def _is_picture(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("type") in ("image", "image_url")

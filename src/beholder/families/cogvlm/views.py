@@ -14,7 +14,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from beholder.core.errors import ConfigError, InputError
 from beholder.grounding.boxes import Frame
-from beholder.processing.images import normalise, open_picture, resize
+from beholder.processing.images import flat_pictures, normalise, open_picture, resize
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -67,12 +67,3 @@ class CogVLMImageProcessor(BaseImageProcessor):
     def stack(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Opened pictures as one tensor."""
         return torch.from_numpy(np.stack([self.view(picture) for picture in pictures]))
-
-
-def flat_pictures(images: Any) -> list[Any]:
-    """Pictures out of any nesting of lists, in order."""
-    if images is None:
-        return []
-    if isinstance(images, (list, tuple)):
-        return [picture for inner in images for picture in flat_pictures(inner)]
-    return [images]
