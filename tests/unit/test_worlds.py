@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -23,6 +24,7 @@ from beholder.mini.phrasings import ALTERNATIVES, wordings
 from beholder.mini.questions import MAKERS, conversation, evaluation_questions
 from beholder.mini.relations import SIDES_EN, SIDES_ZH, ask_whether_side, ask_which_side, side_of
 from beholder.mini.scenes import Finish, Scene, Thing, overlap
+from beholder.mini.sheets import sample_sheet
 from beholder.mini.worlds import SIZES, SPLITS, scene_at, stream
 
 FONTS = FontBook()
@@ -60,6 +62,29 @@ def test_a_scene_can_be_drawn_again_alone(scenes):
 def test_seeds_and_indices_change_the_scene(scenes):
     assert len({scene.key for scene in scenes}) > 240
     assert scene_at(12, "train", 3, FONTS) != scenes[3]
+
+
+def test_a_sheet_is_a_crowd_whose_writings_stay_apart():
+    for index in range(6):
+        sheet = scene_at(4, "train", index, FONTS, sample_sheet)
+        assert sheet == scene_at(4, "train", index, FontBook(), sample_sheet)
+        assert len(sheet.things) >= 8
+        assert len(sheet.writings) >= 4
+        for first, second in itertools.combinations(sheet.writings, 2):
+            assert not overlap(first.area, second.area)
+        for thing in sheet.things:
+            assert not any(overlap(thing.box, writing.area) for writing in sheet.writings)
+
+
+def test_crowded_data_asks_nothing_and_names_everything(tmp_path):
+    write(tmp_path, Plan(2, 4, "train", crowded=True), FONTS)
+    rows = json.loads((tmp_path / "conversations.json").read_text())
+    assert [len(row["conversations"]) for row in rows] == [0, 0]
+    sheet = scene_at(4, "train", 0, FONTS, sample_sheet)
+    letters = sum(len(writing.text) for writing in sheet.writings)
+    assert len(rows[0]["objects"]) == len(sheet.things) + letters
+    with pytest.raises(ConfigError, match="crowded sheets are for training; split is 'test'"):
+        Plan(2, 4, "test", crowded=True)
 
 
 def test_splits_share_no_scene(scenes):

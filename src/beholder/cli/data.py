@@ -17,6 +17,9 @@ def draw(
     workers: int = 1,
     rounds: int = 8,
     start: int = 0,
+    crowded: Annotated[
+        bool, Option(help="Sheets full of things and words, without questions: for a tower's warm-up.")
+    ] = False,
 ) -> None:
     """Draw scenes and their conversations into OUT, in LLaVA's format; a stopped run can go on."""
     import sys
@@ -28,7 +31,7 @@ def draw(
 
     if fonts is not None and not fonts.is_dir():
         raise ConfigError(f"no such folder of fonts: {fonts}")
-    plan = Plan(scenes=scenes, seed=seed, split=split, start=start, rounds=rounds)  # type: ignore[arg-type]
+    plan = Plan(scenes=scenes, seed=seed, split=split, start=start, rounds=rounds, crowded=crowded)  # type: ignore[arg-type]
     began, drawn = time.monotonic(), 0
 
     def tell(more: int) -> None:

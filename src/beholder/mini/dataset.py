@@ -25,6 +25,7 @@ from beholder.mini.naming import LANGUAGES
 from beholder.mini.objects import objects
 from beholder.mini.questions import Question, conversation, evaluation_questions
 from beholder.mini.scenes import SPLITS, Scene, Split
+from beholder.mini.sheets import sample_sheet
 from beholder.mini.worlds import scene_at, stream
 
 log = logging.getLogger("beholder")
@@ -34,13 +35,17 @@ SHARD = 500  # scenes between two points from which a killed run can go on
 
 @dataclass(frozen=True)
 class Plan:
-    """Which scenes are drawn: numbers `start` to `start + scenes` of a split under a seed."""
+    """Which scenes are drawn: numbers `start` to `start + scenes` of a split under a seed.
+
+    `crowded` draws sheets full of things and writings, without questions, for a tower's warm-up.
+    """
 
     scenes: int
     seed: int
     split: Split
     start: int = 0
     rounds: int = 8
+    crowded: bool = False
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -48,6 +53,8 @@ class Plan:
         for name, least in (("scenes", 1), ("start", 0), ("rounds", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be {least} or more")
+        if self.crowded and self.split != "train":
+            raise ConfigError(f"crowded sheets are for training; split is {self.split!r}")
 
     def spans(self) -> list[range]:
         """The numbers of the scenes, shard by shard."""
@@ -96,6 +103,7 @@ def check_folder(out: Path, settings: dict[str, Any]) -> None:
         if not (out / name).exists():
             continue
         there = json.loads((out / name).read_text(encoding="utf-8"))
+        there = {"crowded": False, **there}  # folders drawn before there were sheets do not say
         differing = sorted(key for key, value in settings.items() if there.get(key) != value)
         if differing:
             raise ConfigError(
@@ -110,9 +118,11 @@ def write_shard(out: Path, plan: Plan, fonts: FontBook, span: range) -> int:
     asked: list[dict[str, Any]] = []
     kinds: Counter[str] = Counter()
     for index in span:
-        scene = scene_at(plan.seed, plan.split, index, fonts)
-        name = save_picture(scene, fonts, out / "images", f"{plan.split}-{plan.seed}-{index:07d}")
-        questions = conversation(scene, stream(plan.seed, plan.split, index, "conversation"), plan.rounds)
+        scene = scene_at(plan.seed, plan.split, index, fonts, sample_sheet if plan.crowded else None)
+        kind = "sheet" if plan.crowded else plan.split
+        name = save_picture(scene, fonts, out / "images", f"{kind}-{plan.seed}-{index:07d}")
+        numbers = stream(plan.seed, plan.split, index, "conversation")
+        questions = [] if plan.crowded else conversation(scene, numbers, plan.rounds)
         kinds.update(f"{question.kind}/{question.language}" for question in questions)
         rows.append({**llava_row(name, questions), "objects": objects(scene, fonts)})
         if plan.split != "train":

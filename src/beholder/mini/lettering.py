@@ -21,9 +21,14 @@ def place_writing(
     background: Background,
     others: list[Writing],
     big: bool,
+    sheet: tuple[int, int] | None = None,
 ) -> Writing | None:
-    """A readable text at a free place; None if none was found in some tries."""
-    width, height = canvas
+    """A readable text at a free place; None if none was found in some tries.
+
+    Its size fits a picture of `canvas`, (width, height) in pixels; it lies on that, or anywhere on a larger
+    `sheet`, where any number of writings may stand side by side.
+    """
+    width, height = sheet or canvas
     for _ in range(8):
         text = words.pick_text(rng)
         font = fonts.names[0] if rng.random() < 0.12 else rng.choice(fonts.names)
@@ -33,7 +38,7 @@ def place_writing(
         rotation = rng.uniform(-8, 8) if rng.random() < 0.25 else 0.0
         mask = fonts.ink(text, font, size, rotation)
         # A plate as high as it is wide, in the picture or in its squeezed form, could be taken for a square.
-        is_wide = mask.width >= 1.6 * mask.height * max(1.0, width / height)
+        is_wide = mask.width >= 1.6 * mask.height * max(1.0, canvas[0] / canvas[1])
         has_plate = is_wide and rng.random() < 0.3
         padding = mask.height * rng.uniform(0.15, 0.5) if has_plate else 0.0
         half = (mask.width / 2 + padding, mask.height / 2 + padding)
@@ -46,7 +51,8 @@ def place_writing(
         box = (left, top, left + mask.width, top + mask.height)
         area = grow(box, padding)
         # Two writings are read from top to bottom, so one must lie clearly below the other.
-        if any(abs(y - other.y) < 0.1 * height or overlap(grow(area, 4), other.area) for other in others):
+        level = 0.0 if sheet else 0.1 * height
+        if any(abs(y - other.y) < level or overlap(grow(area, 4), other.area) for other in others):
             continue
         plate = None
         if has_plate:

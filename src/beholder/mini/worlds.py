@@ -6,6 +6,7 @@ never meet, whatever their seeds.
 
 import hashlib
 import random
+from collections.abc import Callable
 
 from beholder.core.errors import ConfigError
 from beholder.mini import backgrounds
@@ -22,11 +23,16 @@ __all__ = [
 ASPECTS = ((1, 1), (1, 1), (1, 1), (4, 3), (4, 3), (3, 4), (3, 2), (2, 3), (16, 9), (9, 16))
 
 
-def scene_at(seed: int, split: Split, index: int, fonts: FontBook) -> Scene:
-    """Scene number `index` of a split: the same on every machine, and never one of another split."""
+def scene_at(
+    seed: int, split: Split, index: int, fonts: FontBook, sample: Callable[..., Scene] | None = None
+) -> Scene:
+    """Scene number `index` of a split: the same on every machine, and never one of another split.
+
+    `sample` draws it from random numbers and typefaces; `sample_scene` if not given.
+    """
     rng = stream(seed, split, index, "scene")
     for _ in range(1000):
-        scene = sample_scene(rng, fonts)
+        scene = (sample or sample_scene)(rng, fonts)
         if scene.domain == split:
             return scene
     raise ConfigError(f"no scene of split {split!r} found for seed {seed}, index {index}; use another seed")

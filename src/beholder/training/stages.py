@@ -35,6 +35,11 @@ class Source(BaseModel):
     longest_answer: int | None = Field(
         default=None, ge=1, description="leave out turns whose answer has more characters"
     )
+    parts: int | None = Field(
+        default=None,
+        ge=1,
+        description="objective patches: show this many random parts of each picture instead",
+    )
 
 
 class Recipe(BaseModel):

@@ -143,7 +143,8 @@ def train(recipe: Recipe, model: Any, processor: Any, *, accept_changes: bool = 
     sources = sources_of(recipe)
     confirm_manifest(sources, recipe.output / MANIFEST)
     if recipe.objective == "patches":
-        dataset: Any = PictureLabels(sources, processor, PatchReader.grids(model))
+        parts = [source.parts for source in recipe.data]
+        dataset: Any = PictureLabels(sources, processor, PatchReader.grids(model), parts)
         subject: nn.Module = PatchReader(model, len(dataset.what), len(dataset.colour))
         collator: Any = PatchCollator()
     else:
