@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.parity.golden_cogvlm import FOLDER, close, inputs_of, manifest, published_config, recorded
 
-from beholder.checkpoints.loader import Plan, account
-from beholder.checkpoints.reader import Contents, TensorHeader
+from beholder.checkpoints.accounting import account
+from beholder.checkpoints.planning import Plan
+from beholder.checkpoints.reader import Contents
+from beholder.checkpoints.shards import TensorHeader
 from beholder.checkpoints.splits import targets, whole_shape
 from beholder.checkpoints.writer import convert
 from beholder.core.errors import CheckpointError, ConfigError

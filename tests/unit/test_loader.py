@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.tiny_checkpoint import make_tiny_checkpoint
 
-from beholder.checkpoints.loader import account, open_model, plan, stored_dtype
+from beholder.checkpoints.accounting import account
+from beholder.checkpoints.loader import open_model, stored_dtype
+from beholder.checkpoints.planning import plan
 from beholder.checkpoints.reader import read_contents
 from beholder.core.errors import CheckpointError, ConfigError
 from beholder.families import family, identify_folder

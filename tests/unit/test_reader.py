@@ -9,14 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from beholder.checkpoints.reader import (
-    INDEX,
-    TensorHeader,
-    read_config,
-    read_contents,
-    read_shard,
-    tensor_names,
-)
+from beholder.checkpoints.reader import INDEX, read_config, read_contents, tensor_names
+from beholder.checkpoints.shards import TensorHeader, read_shard
 from beholder.core.errors import CheckpointError
 
 ONE = {"a": torch.arange(6, dtype=torch.float32).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}

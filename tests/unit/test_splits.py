@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from beholder.checkpoints.keys import KeyTable
-from beholder.checkpoints.reader import TensorHeader
+from beholder.checkpoints.shards import TensorHeader
 from beholder.checkpoints.splits import Split, Stretch, apart, header_of, targets, together, whole_shape
 from beholder.core.errors import CheckpointError
 

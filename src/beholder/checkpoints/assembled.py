@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from beholder.checkpoints.lora import Pair, attach, merged
-from beholder.checkpoints.reader import Contents, TensorHeader
+from beholder.checkpoints.reader import Contents
+from beholder.checkpoints.shards import TensorHeader
 from beholder.checkpoints.splits import targets
 from beholder.checkpoints.strict import StrictLoading, without_report
 from beholder.core.hub import find_checkpoint
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from beholder.checkpoints.loader import ModelFamily, Plan
+    from beholder.checkpoints.planning import ModelFamily, Plan
 
 log = logging.getLogger("beholder")
 

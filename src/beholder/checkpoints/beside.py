@@ -13,7 +13,7 @@ from beholder.checkpoints.lora import CONFIG as ADAPTER_CONFIG
 from beholder.checkpoints.reader import INDEX, PICKLED_INDEX
 
 if TYPE_CHECKING:
-    from beholder.checkpoints.loader import ModelFamily, Plan
+    from beholder.checkpoints.planning import ModelFamily, Plan
 
 KEPT_FILES = "published_files"
 ADDED = "added.json"

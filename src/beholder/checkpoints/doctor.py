@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
+from beholder.checkpoints.accounting import Account, account
 from beholder.checkpoints.findings import Finding, some
-from beholder.checkpoints.loader import Account, ModelFamily, Plan, account, contents_of, plan
+from beholder.checkpoints.loader import contents_of
 from beholder.checkpoints.lora import confirm
 from beholder.checkpoints.numbers import look_at_checksums, look_at_formats, look_at_numbers
+from beholder.checkpoints.planning import ModelFamily, Plan, plan
 from beholder.checkpoints.reader import PICKLED, PICKLED_INDEX, Contents, read_pickled
 from beholder.checkpoints.remains import FETCH, look_at_files
 from beholder.checkpoints.sat import CONFIG, LATEST, RANK_FILE, is_sat, open_sat

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from beholder.checkpoints.loader import ModelFamily, account, contents_of, plan
+from beholder.checkpoints.accounting import account
+from beholder.checkpoints.loader import contents_of
 from beholder.checkpoints.lora import confirm
+from beholder.checkpoints.planning import ModelFamily, plan
 from beholder.checkpoints.reader import Contents
 from beholder.core.errors import BeholderError
 

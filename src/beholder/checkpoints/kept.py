@@ -8,14 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from beholder.checkpoints.assembled import Files
-from beholder.checkpoints.reader import (
-    INDEX,
-    PICKLED_INDEX,
-    Contents,
-    TensorHeader,
-    parse_header,
-    read_shard,
-)
+from beholder.checkpoints.reader import INDEX, PICKLED_INDEX, Contents
+from beholder.checkpoints.shards import TensorHeader, parse_header, read_shard
 from beholder.checkpoints.splits import Pieces, header_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from beholder.checkpoints.reader import TensorHeader, read_file
+from beholder.checkpoints.reader import read_file
+from beholder.checkpoints.shards import TensorHeader
 from beholder.core.errors import CheckpointError, ConfigError, MissingExtraError
 
 if TYPE_CHECKING:

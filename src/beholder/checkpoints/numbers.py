@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 from beholder.checkpoints.assembled import Files
 from beholder.checkpoints.findings import Finding, some
 from beholder.checkpoints.lora import role_of
-from beholder.checkpoints.reader import Contents, TensorHeader
+from beholder.checkpoints.reader import Contents
 from beholder.checkpoints.remains import DOWNLOADS, FETCH, weight_files
+from beholder.checkpoints.shards import TensorHeader
 from beholder.checkpoints.splits import targets
 
 if TYPE_CHECKING:
-    from beholder.checkpoints.loader import Plan
+    from beholder.checkpoints.planning import Plan
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 SHA256 = re.compile(r"[0-9a-f]{64}")

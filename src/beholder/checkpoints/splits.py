@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from beholder.core.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from beholder.checkpoints.reader import TensorHeader
+    from beholder.checkpoints.shards import TensorHeader
 
 Shape = tuple[int, ...]
 

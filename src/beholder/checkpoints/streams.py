@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from beholder.checkpoints.assembled import Files, Stored
-from beholder.checkpoints.reader import DTYPE_CODES, Contents
+from beholder.checkpoints.reader import Contents
+from beholder.checkpoints.shards import DTYPE_CODES
 from beholder.checkpoints.splits import Stretch, apart, header_of, targets, with_rows
 from beholder.core.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from beholder.checkpoints.loader import Plan
+    from beholder.checkpoints.planning import Plan
 
 CHUNK_BYTES = 2**24
 

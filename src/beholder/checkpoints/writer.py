@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from beholder.checkpoints.assembled import Files
 from beholder.checkpoints.beside import copy_other_files, take_from_base, write_other_files
 from beholder.checkpoints.kept import (
     KEPT_CONFIG,
@@ -28,29 +27,19 @@ from beholder.checkpoints.kept import (
     kept_pickles,
     published_config,
 )
-from beholder.checkpoints.loader import ModelFamily, Plan, SameNames, check
-from beholder.checkpoints.reader import (
-    INDEX,
-    LENGTH_BYTES,
-    PICKLED_INDEX,
-    SINGLE,
-    Contents,
-    ShardHeader,
-    TensorHeader,
-    has_weights,
-    parse_header,
-    read_shard,
-)
+from beholder.checkpoints.loader import check
+from beholder.checkpoints.planning import ModelFamily, Plan, SameNames
+from beholder.checkpoints.reader import Contents, has_weights
 from beholder.checkpoints.splits import (
     Pieces,
     Stretch,
     TableWithSplits,
     apart,
-    header_of,
     targets,
     with_rows,
 )
-from beholder.checkpoints.streams import fingerprint, mean_rows, read_bytes, tensor_of
+from beholder.checkpoints.streams import fingerprint
+from beholder.checkpoints.weight_files import write_kept, write_like_source, write_pickles
 from beholder.core.errors import CheckpointError, ConfigError
 
 LAYOUTS = ("published", "ours")
@@ -139,7 +128,7 @@ def _to_ours(
         apart(held), contents.tensors, {name: plan.wanted[name][0] for name in plan.padded}
     )
     pieces = renamed(parameters, names)
-    files = _write_like_source(contents, pieces, folder)
+    files = write_like_source(contents, pieces, folder)
     plan.config.architectures = [family.model_class().__name__]
     plan.config.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
     if plan.layout == "published" and contents.adapter is None and has_weights(contents.folder):
@@ -201,11 +190,11 @@ def _to_published(contents: Contents, plan: Plan, family: PublishedFamily, folde
     pieces = _without_elsewhere(renamed(parameters, family.key_table(plan.config)), contents, plan)
     kept = kept_layout(contents, pieces)
     if (pickles := kept_pickles(contents, pieces)) is not None:
-        files = _write_pickles(contents, pieces, pickles, folder)
+        files = write_pickles(contents, pieces, pickles, folder)
     elif kept is None:
-        files = _write_like_source(contents, pieces, folder)
+        files = write_like_source(contents, pieces, folder)
     else:
-        files = _write_kept(contents, pieces, kept, folder)
+        files = write_kept(contents, pieces, kept, folder)
     return {
         "layout": "published",
         "tensors": len(pieces),
@@ -235,85 +224,3 @@ def _without_elsewhere(
             for ours in targets(plan.names, stretch.stored)
         )
     }
-
-
-def _write_kept(contents: Contents, pieces: Pieces, kept: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
-    """Published files from their own headers."""
-    shards = [parse_header(Path(file["name"]), file["header"].encode()) for file in kept["files"]]
-    for shard in shards:
-        _write_shard(contents, shard, pieces, folder)
-    if kept["index"] is not None:
-        (folder / INDEX).write_text(kept["index"], encoding="utf-8")
-    return tuple(shard.name for shard in shards)
-
-
-def _write_pickles(
-    contents: Contents, pieces: Pieces, kept: Mapping[str, Any], folder: Path
-) -> tuple[str, ...]:
-    """Published `.bin` files: the same tensors in the same order, one file in memory at a time."""
-    import torch
-
-    dropped = contents.folder / KEPT_TENSORS
-    aside = Files(Contents(contents.folder, (), {}))
-    rest = read_shard(dropped).tensors if dropped.is_file() else {}
-    for file in kept["pickled"]:
-        held = {
-            name: aside.read(rest[name], name) if name in rest else tensor_of(contents, pieces[name], name)
-            for name in file["tensors"]
-        }
-        torch.save(held, folder / file["name"])
-    if kept["index"] is not None:
-        (folder / PICKLED_INDEX).write_text(kept["index"], encoding="utf-8")
-    return tuple(file["name"] for file in kept["pickled"])
-
-
-def _write_like_source(contents: Contents, pieces: Pieces, folder: Path) -> tuple[str, ...]:
-    """The same numbers in the same files in the same order, as tensors of new names."""
-    by_file: dict[str, dict[str, TensorHeader]] = {}
-    for name, made_of in pieces.items():
-        tensor = header_of(made_of, contents.tensors, name)
-        by_file.setdefault(tensor.file, {})[name] = tensor
-    files = {old: _file_name(number, len(by_file)) for number, old in enumerate(sorted(by_file), start=1)}
-    placed: dict[str, str] = {}
-    total = 0
-    for old, tensors in by_file.items():
-        shard = _plan_shard(files[old], tensors)
-        _write_shard(contents, shard, pieces, folder)
-        placed |= dict.fromkeys(shard.tensors, shard.name)
-        total += sum(tensor.end - tensor.begin for tensor in shard.tensors.values())
-    if len(files) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    return tuple(sorted(files.values()))
-
-
-def _file_name(number: int, count: int) -> str:
-    return SINGLE if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
-
-
-def _plan_shard(name: str, tensors: Mapping[str, TensorHeader]) -> ShardHeader:
-    """A header for tensors in the order in which they are stored now."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for key, tensor in sorted(tensors.items(), key=lambda item: item[1].begin):
-        end = offset + tensor.bytes
-        header[key] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    # The format wants the data to begin at a multiple of eight bytes.
-    return parse_header(Path(name), text + b" " * (-len(text) % LENGTH_BYTES))
-
-
-def _write_shard(contents: Contents, shard: ShardHeader, pieces: Pieces, folder: Path) -> None:
-    """One safetensors file; `pieces` says what each tensor is made of."""
-    text = shard.text.encode()
-    with (folder / shard.name).open("wb") as out:
-        out.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
-        for key, tensor in sorted(shard.tensors.items(), key=lambda item: item[1].begin):
-            for stretch in pieces[key]:
-                for chunk in read_bytes(contents, stretch):
-                    out.write(chunk)
-                if stretch.fill:
-                    out.write(mean_rows(contents, stretch))
-            if out.tell() != tensor.end:
-                raise CheckpointError(f"{key} has another length than {shard.name} plans for it")

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beholder.checkpoints.loader import SameNames, check
+from beholder.checkpoints.loader import check
+from beholder.checkpoints.planning import SameNames
 from beholder.checkpoints.reader import INDEX, SINGLE
 from beholder.checkpoints.splits import targets, whole_shape
 from beholder.core.device import DTYPES

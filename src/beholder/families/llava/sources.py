@@ -15,14 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from beholder.checkpoints.lora import is_adapter, read_adapter
-from beholder.checkpoints.reader import (
-    Contents,
-    TensorHeader,
-    has_weights,
-    read_config,
-    read_contents,
-    read_file,
-)
+from beholder.checkpoints.reader import Contents, has_weights, read_config, read_contents, read_file
+from beholder.checkpoints.shards import TensorHeader
 from beholder.core.errors import CheckpointError
 from beholder.core.hub import HUB_ID, find_checkpoint
 from beholder.families.llava import towers

@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from beholder.checkpoints.reader import TensorHeader, read_contents
+from beholder.checkpoints.reader import read_contents
+from beholder.checkpoints.shards import TensorHeader
 from beholder.core.errors import CheckpointError, ConfigError
 from beholder.core.hub import HUB_ID, find_checkpoint
 
