@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -139,6 +140,11 @@ class FakeVLM:
         self.family = SimpleNamespace(name="fake")
         self.model = SimpleNamespace(dtype=torch.float32, device="cpu")
         self.engine = SimpleNamespace(start=lambda: None)
+
+    def with_template(self, name: str) -> FakeVLM:
+        other = copy.copy(self)
+        other.processor = self.processor.with_template(name)
+        return other
 
     def submit(self, messages: Sequence[Message], *, mask: Any = None, **sampling: Any) -> FakeStream:
         chosen = Sampling.of(sampling)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -98,6 +99,12 @@ class VLM:
         """How many tokens prompt and answer may have together."""
         text = self.model.config.get_text_config()
         return getattr(text, "max_position_embeddings", None) or DEFAULT_CONTEXT
+
+    def with_template(self, name: str) -> VLM:
+        """The same model on the same engine, asked in another conversation template of its family."""
+        other = copy.copy(self)
+        other.processor = with_template(self.processor, name, self.family.title)
+        return other
 
     def ask(self, image: PictureSource | None, question: str, **sampling: Any) -> Answer:
         """Answer one question about one picture, or about none. `sampling` as in `Sampling`."""

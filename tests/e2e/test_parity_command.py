@@ -29,6 +29,13 @@ def test_a_certificate_of_every_stage(tmp_path, capsys):
     assert capsys.readouterr().out.count("holds") == len(stages)
 
 
+def test_a_tower_is_compared_at_its_own_resolution_too(tmp_path):
+    out = tmp_path / "certificate.json"
+    assert main(["parity", "internvl", "--golden", str(GOLDEN), "--json", str(out)]) == 0
+    stages = {stage["stage"]: stage for stage in json.loads(out.read_text())["stages"]}
+    assert stages["projected features"]["cases"] == 6
+
+
 def test_a_wrong_number_does_not_hold(tmp_path, capsys):
     folder = shutil.copytree(GOLDEN / "cogvlm", tmp_path / "cogvlm")
     io = load_file(folder / "io.safetensors")

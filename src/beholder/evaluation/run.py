@@ -7,8 +7,7 @@ answer: there is no score card before every row has its answer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,8 +70,8 @@ def run_task(
     if style.template:
         settings |= {"template": style.template}
     identity = {"task": task.measure, "weights": weights, **settings}
-    with AnswerFile(folder, identity) as file, template_of(vlm, style.template):
-        ask_rows(vlm, task, mine, data, file, batch, progress)
+    with AnswerFile(folder, identity) as file:
+        ask_rows(in_template(vlm, style.template), task, mine, data, file, batch, progress)
     if file.failures:
         name, reason = next(iter(file.failures.items()))
         raise RowsFailed(
@@ -117,20 +116,9 @@ def family_of(vlm: VLM | RemoteModel) -> str:
     return vlm.family if isinstance(vlm, RemoteModel) else vlm.family.name
 
 
-@contextmanager
-def template_of(vlm: VLM | RemoteModel, name: str | None) -> Generator[None]:
-    """Ask in the template that the style names, where a family's processor has several."""
-    if name is None or isinstance(vlm, RemoteModel):
-        yield
-        return
-    if not hasattr(vlm.processor, "template"):
-        raise ConfigError(f"{vlm.family.title} has no choice of templates, and this task asks in {name!r}")
-    usual = vlm.processor.template
-    vlm.processor.template = name
-    try:
-        yield
-    finally:
-        vlm.processor.template = usual
+def in_template(vlm: VLM | RemoteModel, name: str | None) -> VLM | RemoteModel:
+    """The model asking in the template that the style names; a server's model asks in its own."""
+    return vlm if name is None or isinstance(vlm, RemoteModel) else vlm.with_template(name)
 
 
 def describe_model(vlm: VLM | RemoteModel) -> dict[str, Any]:

@@ -62,6 +62,10 @@ LARGE = {
     "hidden_size": 5120, "intermediate_size": 13824, "num_attention_heads": 40, "num_hidden_layers": 40,
     "num_key_value_heads": 40,
 }  # fmt: skip
+TINY_LLAMA = {
+    "hidden_size": 2048, "intermediate_size": 5632, "max_position_embeddings": 2048,
+    "num_attention_heads": 32, "num_hidden_layers": 22, "num_key_value_heads": 4,
+}  # fmt: skip
 QH360VL = {
     "architectures": ["QH360_VL_LlamaForCausalLM"], "model_type": "QH_360VL", "attention_bias": False,
     "attention_dropout": 0.0, "bos_token_id": 128000, "eos_token_id": 128001, "freeze_mm_mlp_adapter": False,
@@ -102,6 +106,8 @@ def _cogvlm(side: int, template: str) -> Geometry:
 GEOMETRIES: dict[str, Geometry] = {
     "llava-1.5-7b": Geometry("llava", LLAVA | SMALL, "llama", CLIP),
     "llava-1.5-13b": Geometry("llava", LLAVA | LARGE, "llama", CLIP),
+    # Of no release: TinyLlama's sizes under LLaVA-1.5's tower, to measure where 7B is too large.
+    "llava-1.1b": Geometry("llava", LLAVA | TINY_LLAMA, "llama", CLIP),
     # Saved with the position table that a picture of 336 pixels needs, whatever the tower was trained on.
     "internvl-chat-7b": Geometry(
         "internvl_chat", INTERN_CHAT | SMALL, "llama", INTERN | {"image_size": 336}, spelled_tower=True

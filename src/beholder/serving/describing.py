@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 import hashlib
 import io
 import json
@@ -93,9 +92,7 @@ def with_template(vlm: VLM, name: str | None) -> VLM:
         )  # fmt: skip
     if name == template_name(vlm.processor):
         return vlm
-    other = copy.copy(vlm)
-    other.processor = vlm.processor.with_template(name)
-    return other
+    return vlm.with_template(name)
 
 
 def explain(vlm: VLM, messages: Sequence[Message]) -> dict[str, Any]:

@@ -16,9 +16,6 @@ def prepared(processor: Any, recipe: Recipe) -> Any:
     if recipe.template is not None:
         if hasattr(processor, "with_template"):
             processor = processor.with_template(recipe.template)
-        elif isinstance(getattr(processor, "template", None), str):
-            type(processor)(processor.image_processor, processor.tokenizer, template=recipe.template)
-            processor.template = recipe.template
         else:
             raise ConfigError(
                 f"recipe {recipe.name}: this model has one way to write conversations; leave template out"

@@ -24,6 +24,7 @@ from beholder.families.family import Family
 from beholder.families.internvl_chat.positions import Float32Positions
 from beholder.families.llava.config import BeholderLlavaConfig
 from beholder.families.llava.projector import STANDARD, build_projector
+from beholder.families.llava.sight import run_tower, tower_depth
 from beholder.families.llava.tiles import merge_tiles, tile_grid
 
 
@@ -68,7 +69,7 @@ class LlavaModel(LlavaLoading, TheirModel):
         up at the end. Tile 0 is the whole picture.
         """
         if pixel_values.ndim == 4:
-            return super().get_image_features(pixel_values, **kwargs)  # type: ignore[return-value]
+            return self._features_of_views(pixel_values, kwargs)
         if image_sizes is None or len(image_sizes) != len(pixel_values):
             given = "none" if image_sizes is None else len(image_sizes)
             raise InputError(
@@ -78,7 +79,7 @@ class LlavaModel(LlavaLoading, TheirModel):
         grids = [tile_grid(size, self.config) for size in sizes]
         counts = [1 + columns * rows for columns, rows in grids]
         tiles = torch.cat([picture[:count] for picture, count in zip(pixel_values, counts, strict=True)])
-        outputs: Any = super().get_image_features(tiles, **kwargs)
+        outputs: Any = self._features_of_views(tiles, kwargs)
         views = torch.stack(list(outputs.pooler_output)).split(counts)
         newline = getattr(self, "image_newline", None)
         outputs.pooler_output = [
@@ -86,6 +87,20 @@ class LlavaModel(LlavaLoading, TheirModel):
             for of_picture, grid, size in zip(views, grids, sizes, strict=True)
         ]
         return outputs
+
+    def _features_of_views(self, pixels: Tensor, asked: dict[str, Any]) -> Any:
+        """transformers' features of (views, 3, S, S), except that layers above the selected one do not run,
+        so `last_hidden_state` is the selected one's. What is asked beyond the features is left to it."""
+        given = {name: value for name, value in asked.items() if value is not None and name != "return_dict"}
+        layer = given.pop("vision_feature_layer", self.config.vision_feature_layer)
+        select = given.pop("vision_feature_select_strategy", self.config.vision_feature_select_strategy)
+        depth = tower_depth(self.vision_tower, layer)
+        if given or asked.get("return_dict") is False or depth is None or select not in ("default", "full"):
+            return super().get_image_features(pixels, **asked)
+        hidden = run_tower(self.vision_tower, pixels, depth)
+        patches = hidden[:, 1:] if select == "default" else hidden
+        features = self.multi_modal_projector(patches)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=list(features))  # type: ignore[arg-type]
 
     def get_placeholder_mask(
         self, input_ids: Tensor, inputs_embeds: Tensor, image_features: Tensor

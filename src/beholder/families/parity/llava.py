@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from beholder.families.llava.layout import padded, published
@@ -16,6 +18,7 @@ from beholder.families.llava.modeling import LlavaForConditionalGeneration
 from beholder.families.parity import EXACT, NUMBERS, Found, difference, gradient_norms
 
 PICTURE = -200
+NATIVE = "native_resolution"  # recorded before the tower's position table was resized to the checkpoint's
 ATTENTION = ("eager", "sdpa")
 GREEDY = {
     "max_new_tokens": 16, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_length": None,
@@ -34,9 +37,23 @@ def compare(folder: Path, name: str) -> Iterator[Found]:
         model = LlavaForConditionalGeneration.from_pretrained(place / "model", attn_implementation=attention)
         with torch.no_grad():
             for case in cases:
-                yield from _case(model, io, case, attention)
+                if case != NATIVE:
+                    yield from _case(model, io, case, attention)
+            if NATIVE in cases:
+                yield from _case(_with_own_tower(place, attention), io, NATIVE, attention)
         if attention == "eager":
             yield from _training(place, model, io)
+
+
+def _with_own_tower(place: Path, attention: str) -> Any:
+    """The model with the tower of the tower's own folder, whose position table is of another resolution."""
+    with TemporaryDirectory() as temporary:
+        shutil.copytree(place / "pretrained", Path(temporary) / "pretrained")
+        folder = shutil.copytree(place / "model", Path(temporary) / "model")
+        stored = load_file(folder / "model.safetensors")
+        kept = {name: tensor for name, tensor in stored.items() if "vision_tower" not in name}
+        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+        return LlavaForConditionalGeneration.from_pretrained(folder, attn_implementation=attention)
 
 
 def _expand(ids: Tensor, features: int, placeholder: int) -> Tensor:
