@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 
 from beholder.core.errors import InputError
-from beholder.training.patches import (
+from beholder.training.patch_labels import (
     BACKGROUND,
     NO_COLOUR,
     UNKNOWN,
     PictureLabels,
-    ReadingHeads,
     cut_objects,
     cut_picture,
     pick_window,
 )
+from beholder.training.patches import ReadingHeads
 
 SQUARE = {"what": "square", "colour": "red", "box": [0.0, 0.0, 0.5, 0.5]}
 LETTER = {"what": "letter A", "box": [0.6, 0.6, 0.7, 0.9]}
@@ -55,6 +55,7 @@ def test_cells_say_what_they_lie_on(labels):
     assert found["colour"].view(4, 4)[3, 3] == NO_COLOUR
     assert found["box"].view(4, 4, 4)[0, 1].tolist() == pytest.approx([-0.375, -0.125, 0.125, 0.375])
     assert found["weight"].view(4, 4)[0, 0] == 0.5  # four cells
+    assert found["middle"].view(4, 4).nonzero().tolist() == [[1, 1], [3, 2]]
 
 
 def test_what_is_too_small_for_a_grid_is_unknown_there(labels):
@@ -134,9 +135,18 @@ def test_unknown_cells_teach_nothing():
     torch.manual_seed(0)
     heads, features = ReadingHeads(4, whats=3, colours=3), torch.randn(1, 4, 4)
     colour, box, weight = torch.full((1, 4), NO_COLOUR), torch.zeros(1, 4, 4), torch.ones(1, 4)
-    what = torch.tensor([[BACKGROUND, 1, UNKNOWN, UNKNOWN]])
-    before = heads(features, what, colour, box, weight)
+    what, middle = torch.tensor([[BACKGROUND, 1, UNKNOWN, UNKNOWN]]), torch.zeros(1, 4)
+    heads.middle.weight.data.zero_()  # a middle is learned of things that are cut off too
+    before = heads(features, what, colour, box, weight, middle)
     features[:, 2:] = torch.randn(1, 2, 4)
-    assert torch.equal(before, heads(features, what, colour, box, weight))
+    assert torch.equal(before, heads(features, what, colour, box, weight, middle))
     features[:, :2] = torch.randn(1, 2, 4)
-    assert not torch.equal(before, heads(features, what, colour, box, weight))
+    assert not torch.equal(before, heads(features, what, colour, box, weight, middle))
+
+
+def test_slots_tell_boxes_from_the_corner_of_the_picture():
+    heads = ReadingHeads(4, whats=1, colours=1, placed=True)
+    told = heads.target(torch.tensor([[[-0.1, -0.1, 0.1, 0.1]]]).repeat(1, 4, 1))
+    assert told[0].tolist() == [
+        pytest.approx([x - 0.1, y - 0.1, x + 0.1, y + 0.1]) for y in (0.25, 0.75) for x in (0.25, 0.75)
+    ]

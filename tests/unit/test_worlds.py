@@ -87,6 +87,16 @@ def test_crowded_data_asks_nothing_and_names_everything(tmp_path):
         Plan(2, 4, "test", crowded=True)
 
 
+def test_described_data_asks_for_descriptions_alone(tmp_path):
+    write(tmp_path, Plan(3, 4, "train", described=True), FONTS)
+    rows = json.loads((tmp_path / "conversations.json").read_text())
+    assert [len(row["conversations"]) for row in rows] == [2, 2, 2]
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert {kind.split("/")[0] for kind in manifest["counts"]["kinds"]} == {"describe_boxes"}
+    with pytest.raises(ConfigError, match="nothing is asked about crowded sheets"):
+        Plan(2, 4, "train", crowded=True, described=True)
+
+
 def test_splits_share_no_scene(scenes):
     keys = {split: {scene_at(11, split, index, FONTS).key for index in range(40)} for split in SPLITS}
     for split in SPLITS:

@@ -20,6 +20,9 @@ def draw(
     crowded: Annotated[
         bool, Option(help="Sheets full of things and words, without questions: for a tower's warm-up.")
     ] = False,
+    described: Annotated[
+        bool, Option(help="Only descriptions with boxes: for a language model's warm-up.")
+    ] = False,
 ) -> None:
     """Draw scenes and their conversations into OUT, in LLaVA's format; a stopped run can go on."""
     import sys
@@ -31,7 +34,10 @@ def draw(
 
     if fonts is not None and not fonts.is_dir():
         raise ConfigError(f"no such folder of fonts: {fonts}")
-    plan = Plan(scenes=scenes, seed=seed, split=split, start=start, rounds=rounds, crowded=crowded)  # type: ignore[arg-type]
+    plan = Plan(
+        scenes=scenes, seed=seed, split=split, start=start, rounds=rounds, crowded=crowded,  # type: ignore[arg-type]
+        described=described,
+    )  # fmt: skip
     began, drawn = time.monotonic(), 0
 
     def tell(more: int) -> None:

@@ -23,7 +23,7 @@ from beholder.mini.drawing import draw_scene
 from beholder.mini.fonts import FontBook
 from beholder.mini.naming import LANGUAGES
 from beholder.mini.objects import objects
-from beholder.mini.questions import Question, conversation, evaluation_questions
+from beholder.mini.questions import Question, conversation, described, evaluation_questions
 from beholder.mini.scenes import SPLITS, Scene, Split
 from beholder.mini.sheets import sample_sheet
 from beholder.mini.worlds import scene_at, stream
@@ -37,7 +37,8 @@ SHARD = 500  # scenes between two points from which a killed run can go on
 class Plan:
     """Which scenes are drawn: numbers `start` to `start + scenes` of a split under a seed.
 
-    `crowded` draws sheets full of things and writings, without questions, for a tower's warm-up.
+    `crowded` draws sheets full of things and writings, without questions, for a tower's warm-up. `described`
+    has each picture described with boxes, and nothing else asked, for a language model's.
     """
 
     scenes: int
@@ -46,6 +47,7 @@ class Plan:
     start: int = 0
     rounds: int = 8
     crowded: bool = False
+    described: bool = False
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -55,6 +57,8 @@ class Plan:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be {least} or more")
         if self.crowded and self.split != "train":
             raise ConfigError(f"crowded sheets are for training; split is {self.split!r}")
+        if self.crowded and self.described:
+            raise ConfigError("nothing is asked about crowded sheets; leave out crowded or described")
 
     def spans(self) -> list[range]:
         """The numbers of the scenes, shard by shard."""
@@ -103,7 +107,7 @@ def check_folder(out: Path, settings: dict[str, Any]) -> None:
         if not (out / name).exists():
             continue
         there = json.loads((out / name).read_text(encoding="utf-8"))
-        there = {"crowded": False, **there}  # folders drawn before there were sheets do not say
+        there = {"crowded": False, "described": False, **there}  # older folders do not say
         differing = sorted(key for key, value in settings.items() if there.get(key) != value)
         if differing:
             raise ConfigError(
@@ -121,14 +125,23 @@ def write_shard(out: Path, plan: Plan, fonts: FontBook, span: range) -> int:
         scene = scene_at(plan.seed, plan.split, index, fonts, sample_sheet if plan.crowded else None)
         kind = "sheet" if plan.crowded else plan.split
         name = save_picture(scene, fonts, out / "images", f"{kind}-{plan.seed}-{index:07d}")
-        numbers = stream(plan.seed, plan.split, index, "conversation")
-        questions = [] if plan.crowded else conversation(scene, numbers, plan.rounds)
+        questions = questions_about(scene, plan, index)
         kinds.update(f"{question.kind}/{question.language}" for question in questions)
         rows.append({**llava_row(name, questions), "objects": objects(scene, fonts)})
         if plan.split != "train":
             asked += evaluation_rows(scene, name, plan, index)
     write_json(shard_file(out, span), {"rows": rows, "questions": asked, "kinds": kinds})
     return len(span)
+
+
+def questions_about(scene: Scene, plan: Plan, index: int) -> list[Question]:
+    """What the plan asks about a scene."""
+    numbers = stream(plan.seed, plan.split, index, "conversation")
+    if plan.crowded:
+        return []
+    if plan.described:
+        return [described(scene, numbers)]
+    return conversation(scene, numbers, plan.rounds)
 
 
 def save_picture(scene: Scene, fonts: FontBook, folder: Path, stem: str) -> str:

@@ -15,7 +15,7 @@ def ask_describe(scene: Scene, language: Language, rng: random.Random) -> Questi
     return Question("describe", language, question, describe(scene, language), contents(scene))
 
 
-def ask_describe_with_boxes(scene: Scene, language: Language, rng: random.Random) -> Question | None:
+def ask_describe_with_boxes(scene: Scene, language: Language, rng: random.Random) -> Question:
     """Everything in the picture, from left to right, with boxes."""
     question = phrase("with_boxes", language, rng)
     return Question(

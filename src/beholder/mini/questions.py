@@ -18,7 +18,7 @@ from beholder.mini.naming import Language
 from beholder.mini.relations import ask_relation
 from beholder.mini.scenes import Scene
 
-__all__ = ["Maker", "Question", "conversation", "evaluation_questions"]
+__all__ = ["Maker", "Question", "conversation", "described", "evaluation_questions"]
 
 Maker = Callable[[Scene, Language, random.Random], Question | None]
 
@@ -69,6 +69,11 @@ def conversation(scene: Scene, rng: random.Random, rounds: int = 8) -> list[Ques
     asked = list(questions.values())
     rng.shuffle(asked)
     return asked
+
+
+def described(scene: Scene, rng: random.Random) -> Question:
+    """The scene's description with boxes: every word of it must be read from the picture."""
+    return ask_describe_with_boxes(scene, rng.choice(("en", "zh")), rng)
 
 
 def evaluation_questions(scene: Scene, rng: random.Random, language: Language = "en") -> list[Question]:

@@ -24,7 +24,8 @@ from beholder.training.journal import Journal, Samples
 from beholder.training.losses import answer_loss, is_finite
 from beholder.training.optimizer import build_optimizer
 from beholder.training.outcome import write_outcome
-from beholder.training.patches import PatchCollator, PatchReader, PictureLabels
+from beholder.training.patch_labels import PatchCollator, PictureLabels
+from beholder.training.patches import PatchReader
 from beholder.training.processes import join, rank, wait_for_all, world
 from beholder.training.resuming import begin, is_finished, newest_checkpoint
 from beholder.training.sampler import LengthGroupedSampler, ModalityLengthSampler
