@@ -154,7 +154,7 @@ def test_a_checkpoint_with_adapters_of_two_ranks(tmp_path):
     """A trained checkpoint holds adapters in every rank; each rank folds its own share."""
     whole = exact(stored())
     config = told("sat/model_config")
-    write_sat(tmp_path / "sat", config, whole, TINY, ranks=2)
+    write_sat(tmp_path / "sat", config, whole.items(), TINY, ranks=2)
     for rank in range(2):
         path = tmp_path / "sat" / "1" / f"mp_rank_{rank:02}_model_states.pt"
         held = torch.load(path, weights_only=True)["module"]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from beholder.checkpoints.scratch import Scratch
 from beholder.core.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -34,6 +35,14 @@ ORIGINAL = ".original."
 # keys and values).
 Cut = Literal["whole", "rows", "columns", "thirds"]
 Cuts = Callable[[str], Cut]  # of a tensor's name
+
+
+Hold = Callable[["Tensor"], "Tensor"]  # where a tensor is kept, as `Scratch.hold` does it
+
+
+def as_is(tensor: Tensor) -> Tensor:
+    """Keep it in memory."""
+    return tensor
 
 
 @dataclass(frozen=True)
@@ -86,10 +95,12 @@ def open_sat(folder: Path) -> SatFolder:
     return SatFolder(config, tuple(ranks))
 
 
-def merged(folder: SatFolder, cuts: Cuts) -> dict[str, Tensor]:
-    """All tensors whole, adapters folded in and gone."""
-    ranks = [fold(rank) for rank in folder.ranks]
-    return {name: join(name, [rank[name] for rank in ranks], cuts) for name in ranks[0]}
+def merged(folder: SatFolder, cuts: Cuts, hold: Hold = as_is) -> dict[str, Tensor]:
+    """All tensors whole, adapters folded in and gone; those that had to be made are given to `hold`."""
+    ranks = [fold(rank, hold=hold) for rank in folder.ranks]
+    if len(ranks) == 1:
+        return ranks[0]
+    return {name: hold(join(name, [rank[name] for rank in ranks], cuts)) for name in ranks[0]}
 
 
 def join(name: str, shares: Sequence[Tensor], cuts: Cuts) -> Tensor:
@@ -127,7 +138,7 @@ def share(name: str, tensor: Tensor, rank: int, ranks: int, cuts: Cuts) -> Tenso
     return tensor.chunk(ranks, dim=axis)[rank].contiguous()
 
 
-def fold(tensors: Mapping[str, Tensor], *, alpha: float = 1.0) -> dict[str, Tensor]:
+def fold(tensors: Mapping[str, Tensor], *, alpha: float = 1.0, hold: Hold = as_is) -> dict[str, Tensor]:
     """Tensors with every adapter added to the weight that it adapts: W + (B A) * alpha / rank.
 
     The sum is made in float32 and rounded once. Of a fused weight each part has an adapter of its own. The
@@ -145,7 +156,8 @@ def fold(tensors: Mapping[str, Tensor], *, alpha: float = 1.0) -> dict[str, Tens
         weight = f"{layer}.weight"
         if weight not in whole:
             raise CheckpointError(f"there are adapters of {layer} and no {weight} for them")
-        whole[weight] = (whole[weight].float() + delta(layer, sides, alpha)).to(whole[weight].dtype)
+        changed = (whole[weight].float() + delta(layer, sides, alpha)).to(whole[weight].dtype)
+        whole[weight] = hold(changed)
     return whole
 
 
@@ -163,9 +175,17 @@ def delta(layer: str, sides: Mapping[str, Mapping[int, Tensor]], alpha: float = 
 
 
 def write_sat(
-    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], cuts: Cuts, *, ranks: int = 1
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Iterable[tuple[str, Tensor]],
+    cuts: Cuts,
+    *,
+    ranks: int = 1,
 ) -> tuple[str, ...]:
-    """Write whole tensors as a SAT checkpoint for `ranks` processes; the names of the files."""
+    """Write whole tensors as a SAT checkpoint for `ranks` processes; the names of the files.
+
+    The tensors come one after the other and wait on disk, so memory need not hold them all.
+    """
     import torch
 
     if ranks < 1:
@@ -175,12 +195,15 @@ def write_sat(
     (folder / LATEST).write_text("1", encoding="utf-8")
     stated = {**config, "model_parallel_size": ranks}
     (folder / CONFIG).write_text(json.dumps(stated, indent=4) + "\n", encoding="utf-8")
-    names: list[str] = []
-    for rank in range(ranks):
-        held = {name: share(name, tensor, rank, ranks, cuts) for name, tensor in tensors.items()}
-        names.append(f"mp_rank_{rank:02}_model_states.pt")
-        torch.save({"module": held}, iteration / names[-1])
-    return tuple(names)
+    names = tuple(f"mp_rank_{rank:02}_model_states.pt" for rank in range(ranks))
+    with Scratch(folder) as scratch:
+        held: list[dict[str, Tensor]] = [{} for _ in names]
+        for name, tensor in tensors:
+            for rank, shares in enumerate(held):
+                shares[name] = scratch.hold(share(name, tensor, rank, ranks, cuts))
+        for name, shares in zip(names, held, strict=True):
+            torch.save({"module": shares}, iteration / name)
+    return names
 
 
 @contextmanager

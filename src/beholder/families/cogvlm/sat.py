@@ -11,14 +11,29 @@ import torch
 from torch import Tensor
 
 from beholder.checkpoints.keys import KeyTable
-from beholder.checkpoints.loader import open_model
-from beholder.checkpoints.sat import Cut, Cuts, merged, new_folder, open_sat, unknown_names, write_sat
+from beholder.checkpoints.planning import Plan
+from beholder.checkpoints.reader import Contents
+from beholder.checkpoints.sat import (
+    Cut,
+    Cuts,
+    Hold,
+    as_is,
+    merged,
+    new_folder,
+    open_sat,
+    unknown_names,
+    write_sat,
+)
+from beholder.checkpoints.scratch import Scratch
+from beholder.checkpoints.splits import apart, targets, whole_shape, with_rows
+from beholder.checkpoints.streams import tensor_of
 from beholder.core.errors import CheckpointError, ConfigError
 from beholder.families.cogvlm.config import CogVLMConfig, TemplateName
 from beholder.families.cogvlm.layout import PUBLISHED
 
 # Tables with fewer rows than this are whole in every rank.
 SMALLEST_CUT_TABLE = 1000
+SHARD = "2GB"  # a file of the published layout is put together in memory
 TOWER = "mixins.eva.vit_model"
 PUBLISHED_TOWER = "model.vision"
 INV_FREQ = "mixins.rotary.rotary_emb.inv_freq"
@@ -150,12 +165,12 @@ def config_to_sat(config: CogVLMConfig) -> dict[str, Any]:
     }
 
 
-def published_tensors(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def published_tensors(folder: Path, hold: Hold = as_is) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The configuration of a SAT folder, and its tensors whole, folded, and under their published names."""
     opened = open_sat(folder)
     tensors: dict[str, Tensor] = {}
     unknown: list[str] = []
-    for name, tensor in merged(opened, cuts_of(opened.config.get("vocab_size", 0))).items():
+    for name, tensor in merged(opened, cuts_of(opened.config.get("vocab_size", 0)), hold).items():
         try:
             published = SAT.ours(name)
         except KeyError:
@@ -175,22 +190,21 @@ def from_sat(source: Path, target: Path, *, template: TemplateName = "chat") -> 
     """
     from huggingface_hub import save_torch_state_dict
 
-    stored, tensors = published_tensors(source)
-    config = config_from_sat(stored, template)
-    _compare(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
-    config.dtype = tensors["lm_head.weight"].dtype
-    with new_folder(target) as partial:
+    with new_folder(target) as partial, Scratch(partial) as scratch:
+        stored, tensors = published_tensors(source, scratch.hold)
+        config = config_from_sat(stored, template)
+        _compare(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
+        config.dtype = tensors["lm_head.weight"].dtype
         text = json.dumps(config.to_published(), indent=2, ensure_ascii=False) + "\n"
         (partial / "config.json").write_text(text, encoding="utf-8")
-        save_torch_state_dict(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, partial, max_shard_size="5GB"
-        )
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_torch_state_dict(whole, partial, max_shard_size=SHARD)
     return target
 
 
 def to_sat(source: Path, target: Path, *, ranks: int = 1) -> Path:
     """Write a checkpoint of the published or our layout as SAT's, for `ranks` processes."""
-    from beholder.checkpoints.loader import check, stored_dtype
+    from beholder.checkpoints.loader import check
     from beholder.families import family
 
     found = family("cogvlm")
@@ -198,21 +212,25 @@ def to_sat(source: Path, target: Path, *, ranks: int = 1) -> Path:
     heads = (plan.config.text_config.num_attention_heads, plan.config.vision_config.num_attention_heads)
     if ranks < 1 or any(count % ranks for count in heads):
         raise ConfigError(f"{heads[0]} and {heads[1]} heads cannot be shared among {ranks} ranks evenly")
-    net = open_model(source, found, device="cpu", dtype=stored_dtype(contents))
-    held = net.state_dict()
-    tensors: dict[str, Tensor] = {}
-    for published in dict.fromkeys(PUBLISHED.theirs(name) for name in held):
-        parts = [held[part] for part in PUBLISHED.parts(str(PUBLISHED.ours(published)))]
-        tensors[SAT.theirs(published)] = parts[0] if len(parts) == 1 else torch.cat(parts)
     with new_folder(target) as partial:
         cuts = cuts_of(plan.config.text_config.vocab_size)
+        tensors = ((SAT.theirs(name), tensor) for name, tensor in _published(contents, plan))
         write_sat(partial, config_to_sat(cast("CogVLMConfig", plan.config)), tensors, cuts, ranks=ranks)
     return target
 
 
+def _published(contents: Contents, plan: Plan) -> Iterator[tuple[str, Tensor]]:
+    """The model's tensors under their published names, one after the other."""
+    from beholder.checkpoints.writer import renamed
+
+    held = {stored: targets(plan.names, stored) for stored in contents.tensors}
+    parameters = with_rows(apart(held), contents.tensors, plan.padded)
+    for name, made_of in renamed(parameters, PUBLISHED).items():
+        yield name, tensor_of(contents, made_of, name)
+
+
 def _compare(config: CogVLMConfig, have: Mapping[str, tuple[int, ...]], source: Path) -> None:
     """The tensors must be those of the model that the configuration describes."""
-    from beholder.checkpoints.splits import targets, whole_shape
     from beholder.families.cogvlm.modeling import CogVLMForConditionalGeneration
 
     with torch.device("meta"):
