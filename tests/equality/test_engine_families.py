@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from tests.parity import golden_cogvlm, golden_llava
 
 from beholder.core.types import Sampling
@@ -61,3 +62,23 @@ def test_features_of_transformers_classes(kind, chunk):
         for case, request in requests.items():
             assert list(request) == golden_llava.recorded(kind)[f"{case}.generated"][0].tolist(), case
     assert engine.stats().cached_tokens > 0
+
+
+@pytest.mark.parametrize("name", ["experts", "classes"])
+def test_compiled_in_fixed_shapes(name):
+    """Also what a layer of experts does, and a class of transformers, is one graph without a break."""
+    if name == "experts":
+        model, cases, wanted = golden_cogvlm.model("sdpa"), golden_cogvlm.SINGLE, wanted_of_experts
+    else:
+        model, cases = golden_llava.model_of("llava", "sdpa"), golden_llava.CASES["llava"]
+
+        def wanted(case: str) -> list[int]:
+            return golden_llava.recorded("llava")[f"{case}.generated"][0].tolist()
+
+    torch._dynamo.utils.counters.clear()
+    engine = Engine(model, block=4, compile="eager")
+    made = experts if name == "experts" else lambda case: golden_llava.inputs_of("llava", case)
+    requests = {case: engine.submit(made(case), GREEDY) for case in cases}
+    for case, request in requests.items():
+        assert list(request) == wanted(case), case
+    assert not torch._dynamo.utils.counters["graph_break"]

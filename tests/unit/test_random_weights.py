@@ -66,7 +66,7 @@ def test_a_whole_size_has_the_published_tensors(name):
         wanted = {key: told["shape"] for key, told in listed.items() if not key.endswith("inv_freq")}
         holds_tower = any(key.startswith(TOWER) for key in wanted)
         assert {key: s for key, s in shapes.items() if holds_tower or not key.startswith(TOWER)} == wanted
-    else:
+    elif size.family == "cogvlm":
         assert len(shapes) == 1155
     published = config.to_published()
     assert of.is_published(published)

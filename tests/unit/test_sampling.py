@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from beholder.core.types import Sampling
-from beholder.generation.sampling import Chooser, choose_plain
+from beholder.generation.sampling import Chooser, Largest
 
 CPU = torch.device("cpu")
 SCORES = torch.tensor([[0.0, 3.0, 2.0, 1.0, -1.0]])
@@ -121,7 +121,7 @@ def test_a_placeholder_outside_the_vocabulary_is_not_penalised():
 
 def test_plain_rows_are_chosen_together():
     rows = torch.tensor([[0.0, 2.0], [3.0, 1.0], [0.0, torch.nan]])
-    assert choose_plain(rows) == [1, 0, None]
+    assert Largest()(rows) == [1, 0, None]
     assert Chooser(Sampling(), [], CPU).is_plain
     for settings in (
         {"temperature": 1.0},

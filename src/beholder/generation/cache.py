@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import Cache
 
 from beholder.core.errors import ConfigError
+from beholder.generation.attention import folded
 from beholder.generation.blocks import BlockTable
 
 # The budget that nobody set: this many whole contexts, or a quarter of the memory, whichever is less.
@@ -53,15 +54,18 @@ class Geometry:
         return 2 * self.layers * self.heads * self.width * self.dtype.itemsize
 
 
+def device_memory(device: torch.device) -> int:
+    """Bytes of memory that the device has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return FALLBACK_BYTES
+
+
 def default_memory(geometry: Geometry, context: int, device: torch.device) -> int:
     """A budget in bytes for keys and values where none was given."""
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    else:
-        total = FALLBACK_BYTES
-    return min(DEFAULT_CONTEXTS * context * geometry.bytes_per_token, total // 4)
+    return min(DEFAULT_CONTEXTS * context * geometry.bytes_per_token, device_memory(device) // 4)
 
 
 class Store:
@@ -72,13 +76,18 @@ class Store:
         self.places = places
         self.null_places = null_places
         self.device = device
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    @property
+    def bytes(self) -> int:
+        """What is taken so far: all of it once the first token was stored."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer, (H, N, D) each."""
-        if index < len(self._keys):
-            return self._keys[index], self._values[index]
+        if index < len(self.keys):
+            return self.keys[index], self.values[index]
         wanted = (self.geometry.heads, self.geometry.width)
         for tensor in (key, value):
             if (tensor.shape[1], tensor.shape[3]) != wanted or index >= self.geometry.layers:
@@ -87,16 +96,27 @@ class Store:
                     f"its configuration the model has {self.geometry.layers} layers of {wanted[0]} heads of "
                     f"{wanted[1]}"
                 )
-        while len(self._keys) <= index:
-            self._keys.append(self._memory(key))
-            self._values.append(self._memory(value))
-        return self._keys[index], self._values[index]
+        while len(self.keys) <= index:
+            self.keys.append(self._memory(key))
+            self.values.append(self._memory(value))
+        return self.keys[index], self.values[index]
 
     def _memory(self, like: Tensor) -> Tensor:
         H, D = self.geometry.heads, self.geometry.width
         memory = torch.empty((H, self.places, D), dtype=like.dtype, device=like.device)
         memory[:, : self.null_places] = 0  # read, but masked; it must be a number
         return memory
+
+
+def stored_places(tables: Sequence[BlockTable], stops: Sequence[int], rows: int, length: int) -> Tensor:
+    """(rows, length) places of each table's positions up to its stop; 0, the null block's, where none is."""
+    places = torch.zeros((rows, length), dtype=torch.long)
+    for row, (table, stop) in enumerate(zip(tables, stops, strict=True)):
+        position = 0
+        for first, last in table.ranges(0, stop):
+            places[row, position : position + last - first] = torch.arange(first, last)
+            position += last - first
+    return places
 
 
 class StoredView(Cache):
@@ -115,7 +135,7 @@ class StoredView(Cache):
         self.store = store
         self.count = count
         self.direct = direct
-        self.attended = 0
+        self.attended = 0  # how often the layers asked `attend`, which they must after every update
         self.updated = 0
         self.longest = max(starts) + count
         self._ranges = (
@@ -130,6 +150,9 @@ class StoredView(Cache):
 
     def _new_places(self, tables: Sequence[BlockTable], starts: Sequence[int]) -> Tensor | tuple[int, int]:
         """Where the new tokens go: a range, or an index of rows * count places."""
+        if len(tables) > 1 and self.count == 1:
+            ones = [table.place(start) for table, start in zip(tables, starts, strict=True)]
+            return torch.tensor(ones, device=self.store.device)
         ranges = [
             piece
             for table, start in zip(tables, starts, strict=True)
@@ -142,13 +165,8 @@ class StoredView(Cache):
 
     def _all_places(self, tables: Sequence[BlockTable], starts: Sequence[int]) -> Tensor:
         """(B, T) places of everything, 0 where a row is shorter than the longest."""
-        places = torch.zeros((len(tables), self.longest), dtype=torch.long)
-        for row, (table, start) in enumerate(zip(tables, starts, strict=True)):
-            position = 0
-            for first, last in table.ranges(0, start + self.count):
-                places[row, position : position + last - first] = torch.arange(first, last)
-                position += last - first
-        return places.to(self.store.device)
+        stops = [start + self.count for start in starts]
+        return stored_places(tables, stops, len(tables), self.longest).to(self.store.device)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -171,6 +189,17 @@ class StoredView(Cache):
             memory_HND[:, self._at[0] : self._at[1]] = flat_HND
         else:
             memory_HND.index_copy_(1, self._at, flat_HND)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
+    ) -> Tensor:
+        """See `Stored.attend`: `direct` rows one by one where their keys stand, others side by side."""
+        self.attended += 1
+        if not self.direct:
+            return folded(query, key, value, mask, scaling)
+        rows = range(len(query))
+        outputs = [folded(query[index : index + 1], *self.row(index), None, scaling) for index in rows]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def row(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one row at the layer that was updated last, (1, H, T, D); no copy of one run."""

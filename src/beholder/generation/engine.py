@@ -17,6 +17,7 @@ from beholder.core.types import Sampling
 from beholder.generation.blocks import BlockPool
 from beholder.generation.cache import Geometry, Store, default_memory
 from beholder.generation.features import Embedder, FeatureCache
+from beholder.generation.packed import PackedWeights
 from beholder.generation.prompt import read_prompt
 from beholder.generation.request import Request
 from beholder.generation.runner import Runner
@@ -24,6 +25,7 @@ from beholder.generation.sampling import Chooser, TokenMask
 from beholder.generation.scheduler import Scheduler, Task
 from beholder.generation.stats import Stats
 from beholder.generation.steps import Job, Steps
+from beholder.generation.threads import Threads
 
 
 class Engine:
@@ -32,7 +34,9 @@ class Engine:
     `kv_memory` bytes hold keys and values in blocks of `block` tokens (left out: room for 16 whole contexts,
     at most a quarter of the memory). While answers stream, a step reads at most `chunk` prompt tokens, else
     `idle_chunk`. `prefix_cache` keeps what was computed for later prompts that begin alike, `picture_memory`
-    bytes keep picture features; False and 0 switch them off. `direct`: see `Runner`.
+    bytes keep picture features; False and 0 switch them off. `packed_memory` bytes hold second copies of
+    weights for faster steps on the CPU, 0 for none, see `PackedWeights`; `threads` bounds the threads of a
+    step. `direct` and `compile`: see `Runner`.
     """
 
     def __init__(
@@ -46,7 +50,10 @@ class Engine:
         most_running: int = 32,
         prefix_cache: bool = True,
         picture_memory: int = 256 * 2**20,
+        packed_memory: int | None = None,
+        threads: int | None = None,
         direct: bool | None = None,
+        compile: str | None = None,
     ) -> None:
         self.model = model.eval()
         geometry = Geometry.of(model)
@@ -64,10 +71,19 @@ class Engine:
         scheduler = Scheduler(
             self._pool, block, chunk=chunk, idle_chunk=idle_chunk, most_running=most_running
         )
+        if picture_memory < 0 or (packed_memory or 0) < 0:
+            raise ConfigError(
+                f"picture_memory {picture_memory} and packed_memory {packed_memory} are numbers of bytes; "
+                "0 keeps nothing"
+            )
         self._pictures = FeatureCache(picture_memory)
-        embedder = Embedder(model, self._pictures)
+        if compile is not None and packed_memory is None:
+            packed_memory = 0  # compiled steps have their own way with weights
+        self._packed = PackedWeights(model, packed_memory, memory)
+        embedder = Embedder(model, self._pictures, self._packed)
         store = Store(geometry, (blocks + 1) * block, block, model.device)
-        self._steps = Steps(scheduler, Runner(model, store, embedder, direct=direct), embedder)
+        runner = Runner(model, store, embedder, self._packed, direct=direct, compiled=compile)
+        self._steps = Steps(scheduler, runner, embedder, Threads(threads))
         self._digests = prefix_cache or picture_memory > 0
         self._turn = threading.Lock()  # who holds it runs the model
         self._news = threading.Condition()  # tokens came, requests came, the turn is free, the end is near
@@ -131,7 +147,8 @@ class Engine:
             self._steps.scheduler,
             self._pictures,
             self._steps.embedder,
-            self.kv_bytes_per_token,
+            self._packed,
+            self._steps.runner.store,
         )
 
     def forget(self) -> None:
@@ -139,6 +156,7 @@ class Engine:
         with self._turn:
             self._pool.forget()
             self._pictures.forget()
+            self._packed.forget()
 
     def start(self) -> None:
         """Let a thread run the steps, also when nobody waits for a token. Again does nothing."""
@@ -160,6 +178,7 @@ class Engine:
             thread.join()
         with self._turn:
             self._steps.end_all("cancelled")
+            self._packed.forget()
         with self._news:
             self._news.notify_all()
 

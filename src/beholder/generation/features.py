@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beholder.generation.packed import PackedWeights
 from beholder.generation.prompt import Picture, Prompt, disagreement, place_features
 
 
@@ -50,50 +51,55 @@ class FeatureCache:
 
 
 class Embedder:
-    """Makes a prompt's embeddings, with its pictures in place."""
+    """Makes the embeddings of a piece of a prompt, with its pictures in place."""
 
-    def __init__(self, model: Any, cache: FeatureCache) -> None:
+    def __init__(self, model: Any, cache: FeatureCache, packed: PackedWeights) -> None:
         self.model = model
         self.cache = cache
+        self.packed = packed
         self.pictures_run = 0
         self.seconds = 0.0
 
-    def embed(self, prompt: Prompt, start: int) -> Tensor:
-        """(1, length, width) of the whole prompt. Pictures that end before `start` are left out: their keys
-        and values are stored, nothing reads them."""
-        needed = [picture for picture in prompt.pictures if picture.last >= start]
+    def embed(self, prompt: Prompt, start: int, stop: int) -> Tensor:
+        """(1, stop - start, width) of a piece that lies inside the prompt.
+
+        Only the pictures that stand there are looked at, all at once: so a prompt of many pictures that is
+        read in pieces keeps nobody waiting for more of them than a piece holds.
+        """
+        pictures = prompt.shown(start, stop)
+        self._see_all(prompt, pictures)
         device = self.model.device
-        ids = torch.tensor([prompt.ids[: prompt.length]], device=device)
-        for picture in prompt.pictures:
-            ids[0, picture.slots.to(device)] = 0  # the placeholder's id may lie outside the vocabulary
+        ids = torch.tensor([prompt.ids[start:stop]], device=device)
+        for picture in pictures:  # the placeholder's id may lie outside the vocabulary
+            slots = picture.slots[(picture.slots >= start) & (picture.slots < stop)]
+            ids[0, (slots - start).to(device)] = 0
         embeddings: Tensor = self.model.get_input_embeddings()(ids)
-        for picture, features in zip(needed, self._features(needed), strict=True):
-            place_features(embeddings, picture, features)
+        for picture in pictures:
+            place_features(embeddings, start, picture, prompt.features[picture.key])
         return embeddings
 
-    def _features(self, pictures: Sequence[Picture]) -> list[Tensor]:
-        found = [self.cache.get(picture.digest) for picture in pictures]
-        # The same picture shown twice is looked at once.
-        missing: dict[Any, Picture] = {}
-        for number, (picture, features) in enumerate(zip(pictures, found, strict=True)):
-            if features is None:
-                missing.setdefault(picture.digest or number, picture)
-        if not missing:
-            return [features for features in found if features is not None]
-        seen = dict(zip(missing, self._see(list(missing.values())), strict=True))
-        for key, picture in missing.items():
-            self.cache.put(picture.digest, seen[key])
-        return [
-            seen[picture.digest or number] if features is None else features
-            for number, (picture, features) in enumerate(zip(pictures, found, strict=True))
-        ]
+    def _see_all(self, prompt: Prompt, pictures: Sequence[Picture]) -> None:
+        """Put the features of these pictures into `prompt.features`, from the cache or from the tower."""
+        missing: dict[object, Picture] = {}
+        for picture in pictures:
+            if picture.key in prompt.features or picture.key in missing:
+                continue  # seen in an earlier piece, or shown twice
+            if (features := self.cache.get(picture.digest)) is None:
+                missing[picture.key] = picture
+            else:
+                prompt.features[picture.key] = features
+        if missing:
+            for picture, features in zip(missing.values(), self._see(list(missing.values())), strict=True):
+                self.cache.put(picture.digest, features)
+                prompt.features[picture.key] = features
 
     def _see(self, pictures: Sequence[Picture]) -> list[Tensor]:
         """Run the tower once over several pictures: (slots, width) of each."""
         start = time.perf_counter()
         names = pictures[0].inputs
         inputs = {name: self._joined([picture.inputs[name] for picture in pictures]) for name in names}
-        output = self.model.get_image_features(**inputs)
+        with self.packed.used("tower", pack=True):
+            output = self.model.get_image_features(**inputs)
         features = _rows(getattr(output, "pooler_output", output))
         wanted = [len(picture.slots) for picture in pictures]
         if len(features) != sum(wanted):

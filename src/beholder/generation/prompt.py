@@ -8,6 +8,7 @@ Where pictures stand the model says by `config.image_token_id`, and what stands 
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -41,11 +42,17 @@ class Picture:
     slots: Tensor
     inputs: dict[str, Any]
     digest: bytes | None
+    first: int = field(init=False)
+    last: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "first", int(self.slots[0]))
+        object.__setattr__(self, "last", int(self.slots[-1]))
 
     @property
-    def last(self) -> int:
-        """The last position of it."""
-        return int(self.slots[-1])
+    def key(self) -> object:
+        """Equal for pictures that are known to be the same."""
+        return self.digest or id(self)
 
 
 @dataclass(eq=False)
@@ -53,8 +60,8 @@ class Prompt:
     """Token ids, grown by what the model says, and everything that goes with them.
 
     `per_token` are further (1, length) tensors of the prompt, cut along with it; `positions` is one of them.
-    `whole` are picture inputs that only the model's own forward can use. `embeddings`, while the prompt is
-    read, hold the features of all pictures that reach `embedded_from` or beyond.
+    `whole` are picture inputs that only the model's own forward can use. `features`, while the prompt is
+    read, are those of its pictures that were seen so far, by `Picture.key`.
     """
 
     ids: list[int]
@@ -62,12 +69,15 @@ class Prompt:
     positions: Tensor | None = None
     pictures: tuple[Picture, ...] = ()
     whole: dict[str, Any] = field(default_factory=dict)
-    embeddings: Tensor | None = None
-    embedded_from: int = 0
+    features: dict[object, Tensor] = field(default_factory=dict)
     length: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.length = len(self.ids)
+        last = self.length - 1 if self.positions is None else int(self.positions[0, -1])
+        self._ahead = last + 1 - self.length  # of the answer's positions to its places
+        self._row = struct.Struct(f"<{1 + (self.positions is not None)}q")
+        self._zeros = bytes(8 * (len(self.per_token) + DIGEST_COLUMNS))
 
     def position(self, index: int) -> int:
         """The position id of the token there; the answer counts on from the prompt's last."""
@@ -75,7 +85,11 @@ class Prompt:
             return index
         if index < self.length:
             return int(self.positions[0, index])
-        return int(self.positions[0, -1]) + 1 + index - self.length
+        return index + self._ahead
+
+    def shown(self, start: int, stop: int) -> list[Picture]:
+        """The pictures that have a place between `start` and `stop`."""
+        return [one for one in self.pictures if one.first < stop and one.last >= start]
 
     def content(self) -> Content | None:
         """The bytes by which a stored beginning is found again; None if a picture has no digest."""
@@ -95,11 +109,9 @@ class Prompt:
 
     def row(self, index: int) -> bytes:
         """The bytes of one token of the answer: those it will have when it is part of a later prompt."""
-        row = [self.ids[index]]
-        if self.positions is not None:
-            row.append(self.position(index))
-        row += [0] * (len(self.per_token) + DIGEST_COLUMNS)
-        return b"".join(number.to_bytes(8, "little", signed=True) for number in row)
+        if self.positions is None:
+            return self._row.pack(self.ids[index]) + self._zeros
+        return self._row.pack(self.ids[index], self.position(index)) + self._zeros
 
 
 def read_prompt(model: Any, inputs: Mapping[str, Any], *, digests: bool) -> Prompt:
@@ -195,9 +207,13 @@ def disagreement(places: int, have: object) -> InputError:
     )
 
 
-def place_features(embeddings: Tensor, picture: Picture, features: Tensor) -> None:
-    """Overwrite a picture's rows of (1, length, width) embeddings with its (slots, width) features."""
+def place_features(embeddings: Tensor, start: int, picture: Picture, features: Tensor) -> None:
+    """Overwrite a picture's rows of (1, length, width) embeddings, which begin at the prompt's position
+    `start`, with those of its (slots, width) features that stand there."""
     if len(features) != len(picture.slots):
         raise disagreement(len(picture.slots), len(features))
-    slots = picture.slots.to(embeddings.device)
-    embeddings[0, slots] = features.to(embeddings.device, embeddings.dtype)
+    stop = start + embeddings.shape[1]
+    is_here = (picture.slots >= start) & (picture.slots < stop)
+    rows = (picture.slots[is_here] - start).to(embeddings.device)
+    here = features if bool(is_here.all()) else features[is_here.to(features.device)]
+    embeddings[0, rows] = here.to(embeddings.device, embeddings.dtype)

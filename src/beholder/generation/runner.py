@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beholder.core.errors import ConfigError
 from beholder.generation.attention import NAME, attention_configs, implementation, register
 from beholder.generation.blocks import BlockTable
 from beholder.generation.cache import Store, StoredView
+from beholder.generation.compiled import CompiledDecode
 from beholder.generation.features import Embedder
+from beholder.generation.packed import PackedWeights
 from beholder.generation.prompt import POSITIONS, Prompt
 
 log = logging.getLogger("beholder")
@@ -27,18 +30,43 @@ class Runner:
 
     `direct` lets rows that answer attend one by one where their keys stand; without it they are gathered side
     by side under a mask. Left out, it is used on the CPU where the model's attention can be replaced.
+    `compiled` is how rows that answer are run in fixed shapes instead, see `CompiledDecode`.
     """
 
-    def __init__(self, model: Any, store: Store, embedder: Embedder, *, direct: bool | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        store: Store,
+        embedder: Embedder,
+        packed: PackedWeights,
+        *,
+        direct: bool | None = None,
+        compiled: str | None = None,
+    ) -> None:
         self.model = model
         self.store = store
         self.embedder = embedder
+        self.packed = packed
+        self.device = store.device
         parameters = inspect.signature(model.forward).parameters
         takes_more = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-        self._keeps = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self._keeps_some = "logits_to_keep" in parameters
+        self._none = torch.empty(0, dtype=torch.long, device=self.device)
+        # A mask in four dimensions is passed on as it is; the attention that reads none needs none made.
+        self._unread = torch.empty((1, 1, 1, 1), dtype=torch.bool, device=self.device)
         self._configs = attention_configs(model)
-        self.direct = takes_more and (model.device.type == "cpu" if direct is None else direct)
-        if self.direct:
+        # Whether rows that answer may attend in our way, which repeats no keys.
+        self.folds = takes_more
+        self.direct = takes_more and (self.device.type == "cpu" if direct is None else direct)
+        self.compiled: CompiledDecode | None = None
+        if compiled is not None:
+            if not takes_more or direct or self._kinds != {"sdpa"}:
+                raise ConfigError(
+                    "compile needs a model whose attention is sdpa and can be replaced, and rows that are "
+                    "not direct; leave compile or direct out"
+                )
+            self.compiled = CompiledDecode(model, store, compiled)
+        if takes_more:
             register()
 
     @property
@@ -52,57 +80,74 @@ class Runner:
         return self._kinds != {"eager"}
 
     @torch.inference_mode()
-    def read(self, prompt: Prompt, table: BlockTable, start: int, stop: int) -> Tensor:
-        """Run positions `start` to `stop` of one request; the scores of the last of them, (1, vocabulary)."""
+    def read(
+        self, prompt: Prompt, table: BlockTable, start: int, stop: int, *, wanted: bool = True
+    ) -> Tensor | None:
+        """Run positions `start` to `stop` of one request; the scores of the last of them, (1, vocabulary).
+
+        None if they are not `wanted`, which only the last piece's are; then they are not computed either.
+        """
         view = StoredView(self.store, [table], [start], stop - start, direct=False)
         inputs = self._prompt_inputs(prompt, start, stop)
         mask = self._causal_mask(start, stop)
-        scores = self._forward(inputs, view, mask)
+        with self.packed.used("decode", pack=False):
+            scores = self._forward(inputs, view, mask, wanted=wanted)
         if stop >= prompt.length:
-            prompt.embeddings = None
+            prompt.features.clear()
         return scores
 
     @torch.inference_mode()
     def answer(self, prompts: Sequence[Prompt], tables: Sequence[BlockTable]) -> Tensor:
         """Run the last token of each request; the scores after each, (rows, vocabulary)."""
         starts = [len(prompt.ids) - 1 for prompt in prompts]
-        device = self.model.device
-        inputs = {
-            "input_ids": torch.tensor([[prompt.ids[-1]] for prompt in prompts], device=device),
-            POSITIONS: torch.tensor(
-                [[prompt.position(start)] for prompt, start in zip(prompts, starts, strict=True)],
-                device=device,
-            ),
-        }
-        if self.direct and self._kinds == {"sdpa"}:
+        ids = [prompt.ids[-1] for prompt in prompts]
+        positions = [prompt.position(start) for prompt, start in zip(prompts, starts, strict=True)]
+        if self.compiled is not None:
+            with implementation(self._configs, NAME):
+                return self.compiled.run(ids, positions, tables, starts)
+        both = torch.tensor([*ids, *positions], device=self.device).view(2, -1, 1)
+        inputs = {"input_ids": both[0], POSITIONS: both[1]}
+        with self.packed.used("decode", pack=True):
+            return self._answer(inputs, tables, starts)
+
+    def _answer(self, inputs: dict[str, Any], tables: Sequence[BlockTable], starts: Sequence[int]) -> Tensor:
+        can_fold = self.folds and self._kinds == {"sdpa"}
+        if can_fold and self.direct:
             view = StoredView(self.store, tables, starts, 1, direct=True)
-            scores = self._forward_direct(inputs, view)
+            scores = self._forward_folded(inputs, view, self._unread)
             if view.attended == view.updated:
                 return scores
             # The layers did not ask the attention they were told to, so what they computed is wrong.
             log.info("attention of %s cannot be replaced; rows are gathered", type(self.model).__name__)
-            self.direct = False
+            self.direct = self.folds = can_fold = False
         view = StoredView(self.store, tables, starts, 1, direct=False)
-        return self._forward(inputs, view, self._length_mask(starts, view.longest))
+        mask = self._length_mask(starts, view.longest)
+        if can_fold:
+            return self._forward_folded(inputs, view, mask)
+        return self._scores(inputs, view, mask)
 
-    def _forward_direct(self, inputs: dict[str, Any], view: StoredView) -> Tensor:
-        # A mask in four dimensions is passed on as it is; the attention that reads none needs none made.
-        unread = torch.empty((1, 1, 1, 1), dtype=torch.bool, device=self.model.device)
+    def _forward_folded(self, inputs: dict[str, Any], view: StoredView, mask: Tensor) -> Tensor:
         with implementation(self._configs, NAME):
-            return self._forward({**inputs, "stored": view}, view, unread)
+            return self._scores({**inputs, "stored": view}, view, mask)
 
-    def _forward(self, inputs: dict[str, Any], view: StoredView, mask: Tensor | None) -> Tensor:
+    def _scores(self, inputs: dict[str, Any], view: StoredView, mask: Tensor | None) -> Tensor:
+        scores = self._forward(inputs, view, mask)
+        assert scores is not None
+        return scores
+
+    def _forward(
+        self, inputs: dict[str, Any], view: StoredView, mask: Tensor | None, *, wanted: bool = True
+    ) -> Tensor | None:
         if not self._kinds <= {"sdpa", "eager", NAME}:
             with implementation(self._configs, "sdpa"):
-                return self._forward(inputs, view, mask)
-        output = self.model(
-            **inputs, attention_mask=mask, past_key_values=view, use_cache=True, **self._keeps
-        )
-        return output.logits[:, -1]
+                return self._forward(inputs, view, mask, wanted=wanted)
+        keeps = {"logits_to_keep": 1 if wanted else self._none} if self._keeps_some else {}
+        output = self.model(**inputs, attention_mask=mask, past_key_values=view, use_cache=True, **keeps)
+        return output.logits[:, -1] if wanted else None
 
     def _prompt_inputs(self, prompt: Prompt, start: int, stop: int) -> dict[str, Any]:
         """Ids or embeddings of a piece, with the tensors that are cut along with it."""
-        device = self.model.device
+        device = self.device
         inputs: dict[str, Any] = dict(self._placed(prompt.whole))
         positions = [prompt.position(index) for index in range(start, stop)]
         inputs[POSITIONS] = torch.tensor([positions], device=device)
@@ -111,25 +156,19 @@ class Runner:
             said = torch.zeros((1, stop - max(inside, start)), dtype=tensor.dtype)
             inputs[name] = torch.cat([tensor[:, start:inside].cpu(), said], dim=1).to(device)
         ids = torch.tensor([prompt.ids[start:stop]], device=device)
-        if not any(picture.last >= start for picture in prompt.pictures) or start >= prompt.length:
+        if not prompt.shown(start, stop):
             return {**inputs, "input_ids": ids}
-        pieces = [self._embeddings(prompt, start)[:, start:inside]]
+        pieces = [self.embedder.embed(prompt, start, inside)]
         if stop > inside:
             pieces.append(self.model.get_input_embeddings()(ids[:, inside - start :]))
         return {**inputs, "inputs_embeds": torch.cat(pieces, dim=1)}
-
-    def _embeddings(self, prompt: Prompt, start: int) -> Tensor:
-        """Made once for all pieces of a prompt; again if it is now read from further ahead."""
-        if prompt.embeddings is None or start < prompt.embedded_from:
-            prompt.embeddings, prompt.embedded_from = self.embedder.embed(prompt, start), start
-        return prompt.embeddings
 
     def _placed(self, inputs: dict[str, Any]) -> dict[str, Any]:
         placed = {}
         for name, value in inputs.items():
             if isinstance(value, Tensor):
                 dtype = self.model.dtype if value.is_floating_point() else value.dtype
-                value = value.to(device=self.model.device, dtype=dtype)
+                value = value.to(device=self.device, dtype=dtype)
             placed[name] = value
         return placed
 
@@ -137,13 +176,13 @@ class Runner:
         """(1, 1, new, all): each new token sees everything up to itself; None where the attention knows."""
         if self._is_sdpa and (start == 0 or stop - start == 1):
             return None
-        places = torch.arange(stop, device=self.model.device)
+        places = torch.arange(stop, device=self.device)
         return self._as_mask((places[None] <= places[start:, None])[None, None])
 
     def _length_mask(self, starts: Sequence[int], longest: int) -> Tensor:
         """(rows, 1, 1, all): each row sees what it has."""
-        lasts = torch.tensor(starts, device=self.model.device)
-        places = torch.arange(longest, device=self.model.device)
+        lasts = torch.tensor(starts, device=self.device)
+        places = torch.arange(longest, device=self.device)
         return self._as_mask((places[None] <= lasts[:, None])[:, None, None])
 
     def _as_mask(self, is_seen: Tensor) -> Tensor:

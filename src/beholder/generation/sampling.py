@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isnan
 from typing import cast
 
 import torch
@@ -44,16 +45,14 @@ class Chooser:
         self._seen = torch.tensor([list(prompt)], dtype=torch.long, device=device) if self._penalty else None
         self._counts: Tensor | None = None
         self._bias = _bias(sampling, device)
-
-    @property
-    def is_plain(self) -> bool:
-        """It takes the largest score, whatever came before, and reports none."""
-        return (
+        self._counts_tokens = bool(sampling.presence_penalty or sampling.frequency_penalty)
+        # It takes the largest score, whatever came before, and reports none.
+        self.is_plain = (
             self._random is None
             and self._penalty is None
             and self._bias is None
             and self._mask is None
-            and self.sampling.logprobs is None
+            and sampling.logprobs is None
             and not self._counts_tokens
         )
 
@@ -82,10 +81,6 @@ class Chooser:
             self._seen = torch.cat([self._seen, self._seen.new_tensor([[token]])], dim=1)
         if self._counts is not None:
             self._counts[0, token] += 1
-
-    @property
-    def _counts_tokens(self) -> bool:
-        return bool(self.sampling.presence_penalty or self.sampling.frequency_penalty)
 
     def _changed(self, scores: Tensor) -> Tensor:
         """Penalties, then the bias, then what the mask allows."""
@@ -118,11 +113,32 @@ class Chooser:
         return scores
 
 
-def choose_plain(scores: Tensor) -> list[int | None]:
-    """The largest of each row of (rows, vocabulary); None where a row holds something that is no number."""
-    values, tokens = scores.max(dim=-1)
-    good = (~values.isnan()).tolist()
-    return [token if is_number else None for token, is_number in zip(tokens.tolist(), good, strict=True)]
+class Largest:
+    """Finds the largest score of each row, the first of equal ones.
+
+    On the CPU numpy does it, several times as fast as torch, one row after the other in a buffer that stays
+    in the processor's cache.
+    """
+
+    def __init__(self) -> None:
+        self._row = torch.empty(0)
+
+    def __call__(self, scores: Tensor) -> list[int | None]:
+        """The ids of (rows, vocabulary) scores; None where a row holds something that is no number."""
+        if scores.device.type != "cpu":
+            values, places = scores.max(dim=-1)
+            good = (~values.isnan()).tolist()
+            return [
+                place if is_number else None for place, is_number in zip(places.tolist(), good, strict=True)
+            ]
+        if len(self._row) != scores.shape[-1]:
+            self._row = torch.empty(scores.shape[-1])
+        return [self._largest_of(row) for row in scores]
+
+    def _largest_of(self, scores: Tensor) -> int | None:
+        row = self._row.copy_(scores).numpy()
+        token = int(row.argmax())  # of what is no number, if there is some
+        return None if isnan(row[token]) else token
 
 
 def _score(scores: Tensor, token: int, count: int) -> TokenScore:

@@ -157,10 +157,11 @@ class Scheduler:
         """
         if task.content is not None and self.pool.reuse:
             full = task.computed // self.size
-            names = task.content.named(full, self.size)
-            for number in range(task.known, full):
-                self.pool.name(task.table.blocks[number], names[number])
-            task.known = full
+            if full > task.known:
+                names = task.content.named(full, self.size)
+                for number in range(task.known, full):
+                    self.pool.name(task.table.blocks[number], names[number])
+                task.known = full
             task.content.append(row)
         task.length += 1
 

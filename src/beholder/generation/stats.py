@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 from beholder.core.types import FinishReason
+from beholder.generation.cache import Store
 from beholder.generation.features import Embedder, FeatureCache
+from beholder.generation.packed import PackedWeights
 from beholder.generation.scheduler import Scheduler
 
 
@@ -49,16 +51,26 @@ class Stats:
     blocks_evicted: int
     bytes_per_token: int
     bytes_total: int
+    bytes_held: int
     pictures_run: int
     picture_hits: int
     picture_misses: int
     picture_bytes: int
+    packed_weights: int
+    packed_bytes: int
 
     @classmethod
     def of(
-        cls, counts: Counts, scheduler: Scheduler, pictures: FeatureCache, embedder: Embedder, per_token: int
+        cls,
+        counts: Counts,
+        scheduler: Scheduler,
+        pictures: FeatureCache,
+        embedder: Embedder,
+        packed: PackedWeights,
+        store: Store,
     ) -> Stats:
         """Collect it."""
+        per_token = store.geometry.bytes_per_token
         pool, ends = scheduler.pool, counts.ends
         return cls(
             submitted=counts.submitted,
@@ -81,7 +93,10 @@ class Stats:
             pictures_run=embedder.pictures_run,
             picture_hits=pictures.hits,
             picture_misses=pictures.misses,
+            bytes_held=store.bytes,
             picture_bytes=pictures.bytes,
+            packed_weights=packed.count,
+            packed_bytes=packed.bytes,
         )
 
 

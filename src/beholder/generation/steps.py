@@ -17,9 +17,10 @@ from beholder.generation.features import Embedder
 from beholder.generation.prompt import Prompt
 from beholder.generation.request import Request
 from beholder.generation.runner import Runner
-from beholder.generation.sampling import Chooser, choose_plain
+from beholder.generation.sampling import Chooser, Largest
 from beholder.generation.scheduler import Chunk, Scheduler, Task
 from beholder.generation.stats import Counts, is_out_of_memory
+from beholder.generation.threads import Threads
 
 
 @dataclass(eq=False)
@@ -37,14 +38,16 @@ class Job:
 class Steps:
     """The requests of one engine, and how they get on."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, embedder: Embedder) -> None:
+    def __init__(self, scheduler: Scheduler, runner: Runner, embedder: Embedder, threads: Threads) -> None:
         self.scheduler = scheduler
         self.runner = runner
         self.embedder = embedder
+        self.threads = threads
         self.counts = Counts()
         self.jobs: dict[Task, Job] = {}
         self.arrivals: deque[Job] = deque()
         self.departures: deque[Request] = deque()
+        self._largest = Largest()
 
     @property
     def has_work(self) -> bool:
@@ -55,10 +58,11 @@ class Steps:
         """Run what is planned next; whether there was anything."""
         self.welcome()
         plan = self.scheduler.plan()
-        for chunk in plan.chunks:
-            if chunk.task in self.jobs:
-                self._read(self.jobs[chunk.task], chunk)
-        self._answer([self.jobs[task] for task in plan.answering if task in self.jobs])
+        with self.threads.bound():
+            for chunk in plan.chunks:
+                if chunk.task in self.jobs:
+                    self._read(self.jobs[chunk.task], chunk)
+            self._answer([self.jobs[task] for task in plan.answering if task in self.jobs])
         self.counts.steps += bool(plan.chunks or plan.answering)
         return bool(plan.chunks or plan.answering)
 
@@ -84,7 +88,8 @@ class Steps:
             self.counts.cached_tokens += job.request.cached_tokens
         tower = self.embedder.seconds
         try:
-            scores = self.runner.read(job.prompt, job.task.table, chunk.start, chunk.stop)
+            is_last = chunk.stop == job.task.length
+            scores = self.runner.read(job.prompt, job.task.table, chunk.start, chunk.stop, wanted=is_last)
         except Exception as error:
             self._failed(job, error)
             return
@@ -92,7 +97,7 @@ class Steps:
         clock.prefill += time.perf_counter() - start
         self.counts.prompt_tokens += chunk.stop - chunk.start
         self.scheduler.ran(job.task, chunk.stop)
-        if chunk.stop == job.task.length:
+        if scores is not None:
             self._choose([job], scores)
 
     def _answer(self, jobs: list[Job]) -> None:
@@ -115,7 +120,7 @@ class Steps:
 
     def _choose(self, jobs: list[Job], scores: Any) -> None:
         """One token for each job from its row of (rows, vocabulary) scores."""
-        plain = choose_plain(scores) if any(job.chooser.is_plain for job in jobs) else []
+        plain = self._largest(scores) if any(job.chooser.is_plain for job in jobs) else []
         for number, job in enumerate(jobs):
             if job.task not in self.jobs:  # went when another's memory ran out
                 continue

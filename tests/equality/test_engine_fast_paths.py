@@ -1,0 +1,271 @@
+"""Each way to compute less gives what the plain way gives: folded heads, packed weights, fixed shapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.equality.engine_cases import BLOCK, PROMPTS, SAMPLINGS, alone, memory, model, prompt, rest
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from beholder.core.errors import ConfigError
+from beholder.core.types import Sampling
+from beholder.generation import attention, packed
+from beholder.generation.attention import folded
+from beholder.generation.engine import Engine
+from beholder.generation.packed import PackedWeights, is_available
+from beholder.generation.sampling import Largest
+
+# Beside the logits' own bound: a log-probability is a difference of two of them.
+LOGPROB_TOLERANCE = 1e-4
+needs_onednn = pytest.mark.skipif(
+    not is_available(torch.float32), reason="this PyTorch computes no linear layer from a packed weight"
+)
+
+
+def together(engine: Engine, sampling: Sampling = SAMPLINGS[0]) -> list[tuple[int, ...]]:
+    """The answers to all prompts, side by side."""
+    return [rest(request) for request in [engine.submit(prompt(name), sampling) for name in PROMPTS]]
+
+
+def scores(engine: Engine) -> Tensor:
+    """Log-probabilities of the likeliest tokens of greedy answers to all prompts, side by side."""
+    requests = [engine.submit(prompt(name), Sampling(max_tokens=6, logprobs=4)) for name in PROMPTS]
+    for request in requests:
+        rest(request)
+    return torch.tensor([[pair[1] for one in r.scores for pair in one.likeliest] for r in requests])
+
+
+@pytest.fixture
+def everything_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also matrices that are too small to gain by it."""
+    monkeypatch.setattr(packed, "SMALLEST", {torch.float32: 1, torch.bfloat16: 1})
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(4, 1), (4, 2), (12, 3), (8, 1), (3, 3)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_folded_heads_are_repeated_keys(heads, groups, masked):
+    numbers = torch.Generator().manual_seed(heads)
+    rows, length, width = 3, 17, 16
+    query = torch.randn((rows, heads, 1, width), generator=numbers)
+    key, value = torch.randn((2, rows, groups, length, width), generator=numbers)
+    mask = None
+    if masked:
+        mask = (torch.arange(length)[None] < torch.tensor([17, 5, 1])[:, None])[:, None, None]
+    repeated = [one.repeat_interleave(heads // groups, dim=1) for one in (key, value)]
+    wanted = scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=0.3).transpose(1, 2)
+    torch.testing.assert_close(folded(query, key, value, mask, 0.3), wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_no_decode_step_asks_the_attention_that_repeats(direct, monkeypatch: pytest.MonkeyPatch):
+    engine = Engine(model(), block=BLOCK, direct=direct)
+    requests = [engine.submit(prompt(name), SAMPLINGS[0]) for name in PROMPTS]
+    while any(not request.ids for request in requests):
+        engine.step()
+
+    def repeating(*_args, **_kwargs):
+        raise AssertionError("keys are repeated")
+
+    monkeypatch.setattr(attention, "sdpa_attention_forward", repeating)
+    assert [rest(request) for request in requests] == [alone(name) for name in PROMPTS]
+
+
+@needs_onednn
+@pytest.mark.usefixtures("everything_is_packed")
+@pytest.mark.parametrize("direct", [True, False])
+def test_packed_weights_give_the_answers_of_the_layers(direct):
+    plain = Engine(model(), block=BLOCK, packed_memory=0)
+    fast = Engine(model(), block=BLOCK, direct=direct)
+    assert together(fast) == together(plain) == [alone(name) for name in PROMPTS]
+    assert together(fast, SAMPLINGS[2]) == [alone(name, 2) for name in PROMPTS]
+    torch.testing.assert_close(scores(fast), scores(plain), rtol=0, atol=LOGPROB_TOLERANCE)
+    assert plain.stats().packed_weights == 0
+    assert fast.stats().packed_weights > 10
+    assert fast.stats().packed_bytes > 0
+    fast.close()
+    assert fast.stats().packed_bytes == 0
+
+
+@needs_onednn
+@pytest.mark.skipif(not is_available(torch.bfloat16), reason="no bfloat16 kernels on this processor")
+def test_in_bfloat16_a_packed_weight_changes_nothing():
+    layer = torch.nn.Linear(96, 160, dtype=torch.bfloat16)
+    weights = PackedWeights(torch.nn.Sequential(layer), layer.weight.nbytes)
+    for rows in (1, 2, 7, 16, 50):
+        states = torch.randn((rows, 1, 96), generator=torch.Generator().manual_seed(rows)).bfloat16()
+        with torch.inference_mode():
+            wanted = layer(states)
+            with weights.used("all", pack=True):
+                assert torch.equal(layer(states), wanted)
+    assert weights.count == 1
+
+
+@needs_onednn
+@pytest.mark.usefixtures("everything_is_packed")
+def test_changed_weights_are_packed_again():
+    layer = torch.nn.Linear(8, 8)
+    weights = PackedWeights(torch.nn.Sequential(layer), layer.weight.nbytes)
+    states = torch.randn((2, 8), generator=torch.Generator().manual_seed(0))
+
+    def both() -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(), weights.used("all", pack=True):
+            fast = layer(states)
+        with torch.inference_mode():
+            return fast, layer(states)
+
+    for change in (
+        lambda: None,
+        lambda: layer.weight.add_(1.0),
+        lambda: setattr(layer.weight, "data", torch.ones(8, 8)),
+        lambda: setattr(layer, "weight", torch.nn.Parameter(torch.full((8, 8), 3.0))),
+    ):
+        with torch.no_grad():
+            change()
+        torch.testing.assert_close(*both(), rtol=0, atol=1e-5)
+    assert (weights.count, weights.bytes) == (1, layer.weight.nbytes)
+
+
+@needs_onednn
+@pytest.mark.usefixtures("everything_is_packed")
+def test_outside_a_step_layers_are_their_own_and_train():
+    engine = Engine(model(), block=BLOCK)
+    together(engine)
+    layers = [module for module in model().modules() if isinstance(module, torch.nn.Linear)]
+    assert not any("forward" in layer.__dict__ for layer in layers)
+    layer = torch.nn.Linear(4, 4)
+    with PackedWeights(torch.nn.Sequential(layer), 10**6).used("all", pack=True):  # another thread's step
+        layer(torch.ones(1, 4)).sum().backward()
+    assert layer.weight.grad is not None
+
+
+@needs_onednn
+@pytest.mark.usefixtures("everything_is_packed")
+def test_layers_of_another_part_are_left_alone():
+    """What never ran with a part's name computes as ever there, however often the part runs."""
+    one, other = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    weights = PackedWeights(torch.nn.ModuleList([one, other]), None)
+    states = torch.ones(2, 4)
+    with torch.inference_mode():
+        for _ in range(2):
+            with weights.used("first", pack=True):
+                one(states)
+        assert weights.count == 1
+        with weights.used("first", pack=True):
+            assert "forward" in one.__dict__
+            assert "forward" not in other.__dict__
+            torch.testing.assert_close(
+                other(states), torch.nn.functional.linear(states, other.weight, other.bias)
+            )
+        with weights.used("second", pack=True):
+            other(states)
+    assert weights.count == 2
+
+
+@needs_onednn
+@pytest.mark.usefixtures("everything_is_packed")
+def test_copies_keep_to_their_memory():
+    most = 20_000
+    engine = Engine(model(), block=BLOCK, packed_memory=most)
+    assert together(engine) == [alone(name) for name in PROMPTS]
+    assert 0 < engine.stats().packed_bytes <= most
+    engine.forget()
+    assert engine.stats().packed_bytes == 0
+
+
+@needs_onednn
+@pytest.mark.usefixtures("everything_is_packed")
+def test_what_copies_take_is_told_and_they_are_made_only_where_they_fit(caplog, monkeypatch):
+    layer = torch.nn.Linear(64, 64, bias=False)
+    most = 5 * layer.weight.nbytes
+    monkeypatch.setattr(packed, "device_memory", lambda _: most)
+    with caplog.at_level("INFO", logger="beholder"):
+        assert PackedWeights(layer, None, kv_memory=2 * layer.weight.nbytes).limit == layer.weight.nbytes
+        assert PackedWeights(layer, None, kv_memory=3 * layer.weight.nbytes).limit == 0
+    first, second = [record.getMessage() for record in caplog.records]
+    assert "GiB, are made as they are used (packed_memory)" in first
+    assert "GiB, are not made: they would not fit (packed_memory)" in second
+
+
+def test_what_cannot_be_packed_is_refused_where_it_was_asked_for():
+    half = torch.nn.Sequential(torch.nn.Linear(4, 4, dtype=torch.float16))
+    assert PackedWeights(half, None).limit == 0
+    with pytest.raises(ConfigError, match="packed_memory is 5, and this model has no weights to pack"):
+        PackedWeights(half, 5)
+
+
+@pytest.mark.parametrize("how", ["eager", "aot_eager"])
+def test_compiled_in_fixed_shapes_is_what_is_not(how):
+    """Rows come and go between shapes; one is filled up with a row of nothing."""
+    engine = Engine(model(), block=BLOCK, compile=how)
+    names = ("cc", "text", "turn2")
+    requests = [engine.submit(prompt(name), SAMPLINGS[0]) for name in names]
+    requests.append(engine.submit(prompt("text"), Sampling(max_tokens=2)))
+    assert [rest(request) for request in requests[:3]] == [alone(name) for name in names]
+    assert rest(requests[3]) == alone("text")[:2]
+
+
+def test_compiling_needs_a_way_and_an_attention_that_can_be_replaced():
+    with pytest.raises(ConfigError, match="compile is 'fast'; known: reduce-overhead"):
+        Engine(model(), compile="fast")
+    with pytest.raises(ConfigError, match="leave compile or direct out"):
+        Engine(model(), compile="eager", direct=True)
+    with pytest.raises(ConfigError, match="needs a model whose attention is sdpa"):
+        Engine(model("eager"), compile="eager")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [5, 1000, 32064])
+def test_the_largest_score_is_argmax(dtype, vocabulary):
+    """Of equal ones, of which bfloat16 has many, the first."""
+    numbers = torch.Generator().manual_seed(vocabulary)
+    rows = torch.randn((9, vocabulary), generator=numbers).to(dtype)
+    rows[3] = -torch.inf
+    rows[4] = 1.0
+    rows[5, -1] = torch.nan
+    rows[6, 0] = torch.nan
+    wanted: list[int | None] = rows.argmax(dim=-1).tolist()
+    wanted[5] = wanted[6] = None
+    largest = Largest()
+    assert largest(rows) == largest(rows) == wanted
+    assert largest(rows[2:3]) == wanted[2:3]
+
+
+def test_scores_are_computed_for_the_last_position_alone():
+    """One row of the head at the end of a prompt however many pieces it is read in."""
+    seen: list[int] = []
+    handle = model().lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    try:
+        engine = Engine(model(), block=BLOCK, chunk=7, idle_chunk=7, prefix_cache=False)
+        assert tuple(engine.stream(prompt("multi"), SAMPLINGS[0])) == alone("multi")
+    finally:
+        handle.remove()
+    pieces = -(-prompt("multi")["input_ids"].shape[1] // 7)
+    assert seen == [0] * (pieces - 1) + [1] * 6
+
+
+@pytest.mark.parametrize(("chunk", "batches"), [(1, [1, 1]), (5, [1, 1]), (1000, [2])])
+def test_a_piece_looks_at_its_own_pictures_only_and_once(chunk, batches, monkeypatch: pytest.MonkeyPatch):
+    """Nobody waits for pictures that stand further on, and nothing is run twice though nothing is kept."""
+    shown: list[int] = []
+    see = model().get_image_features
+
+    def counting(pixel_values: Tensor):
+        shown.append(len(pixel_values))
+        return see(pixel_values)
+
+    monkeypatch.setattr(model(), "get_image_features", counting)
+    nothing_kept = {"prefix_cache": False, "picture_memory": 0}
+    engine = Engine(model(), block=BLOCK, chunk=chunk, idle_chunk=chunk, **nothing_kept)
+    assert tuple(engine.stream(prompt("multi"), SAMPLINGS[0])) == alone("multi")
+    assert shown == batches
+
+
+def test_a_preempted_prompt_of_several_pieces_is_read_again():
+    blocks = -(-prompt("multi")["input_ids"].shape[1] // BLOCK) + 3
+    nothing_kept = {"prefix_cache": False, "picture_memory": 0}
+    engine = Engine(
+        model(), block=BLOCK, chunk=5, idle_chunk=5, kv_memory=memory(blocks), **nothing_kept
+    )  # fmt: skip
+    requests = [engine.submit(prompt(name), SAMPLINGS[0]) for name in ("multi", "text", "text")]
+    assert [rest(request) for request in requests] == [alone("multi"), alone("text"), alone("text")]
