@@ -17,6 +17,7 @@ from beholder.core.types import Sampling
 from beholder.generation.blocks import BlockPool
 from beholder.generation.cache import Geometry, Store, default_memory
 from beholder.generation.features import Embedder, FeatureCache
+from beholder.generation.native.decode import NativeDecode
 from beholder.generation.packed import PackedWeights
 from beholder.generation.prompt import read_prompt
 from beholder.generation.request import Request
@@ -36,7 +37,8 @@ class Engine:
     `idle_chunk`. `prefix_cache` keeps what was computed for later prompts that begin alike, `picture_memory`
     bytes keep picture features; False and 0 switch them off. `packed_memory` bytes hold second copies of
     weights for faster steps on the CPU, 0 for none, see `PackedWeights`; `threads` bounds the threads of a
-    step. `direct` and `compile`: see `Runner`.
+    step. `native`: see `NativeDecode.open`. `direct` and
+    `compile`: see `Runner`.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Engine:
         picture_memory: int = 256 * 2**20,
         packed_memory: int | None = None,
         threads: int | None = None,
+        native: bool | str = False,
         direct: bool | None = None,
         compile: str | None = None,
     ) -> None:
@@ -82,7 +85,10 @@ class Engine:
         self._packed = PackedWeights(model, packed_memory, memory)
         embedder = Embedder(model, self._pictures, self._packed)
         store = Store(geometry, (blocks + 1) * block, block, model.device)
-        runner = Runner(model, store, embedder, self._packed, direct=direct, compiled=compile)
+        if compile is not None and native:
+            raise ConfigError("native and compile are two ways to decode; leave one out")
+        own = NativeDecode.open(model, native, kv_memory=memory, threads=threads)
+        runner = Runner(model, store, embedder, self._packed, own, direct=direct, compiled=compile)
         self._steps = Steps(scheduler, runner, embedder, Threads(threads))
         self._digests = prefix_cache or picture_memory > 0
         self._turn = threading.Lock()  # who holds it runs the model

@@ -19,6 +19,7 @@ from beholder.generation.blocks import BlockTable
 from beholder.generation.cache import Store, StoredView
 from beholder.generation.compiled import CompiledDecode
 from beholder.generation.features import Embedder
+from beholder.generation.native.decode import NativeDecode
 from beholder.generation.packed import PackedWeights
 from beholder.generation.prompt import POSITIONS, Prompt
 
@@ -39,6 +40,7 @@ class Runner:
         store: Store,
         embedder: Embedder,
         packed: PackedWeights,
+        native: NativeDecode | None = None,
         *,
         direct: bool | None = None,
         compiled: str | None = None,
@@ -47,6 +49,7 @@ class Runner:
         self.store = store
         self.embedder = embedder
         self.packed = packed
+        self.native = native
         self.device = store.device
         parameters = inspect.signature(model.forward).parameters
         takes_more = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
@@ -102,6 +105,8 @@ class Runner:
         starts = [len(prompt.ids) - 1 for prompt in prompts]
         ids = [prompt.ids[-1] for prompt in prompts]
         positions = [prompt.position(start) for prompt, start in zip(prompts, starts, strict=True)]
+        if self.native is not None:
+            return self.native.answer(ids, positions, tables, starts, self.store)
         if self.compiled is not None:
             with implementation(self._configs, NAME):
                 return self.compiled.run(ids, positions, tables, starts)

@@ -7,7 +7,7 @@ Shape letters: B batch, S sequence, H width, D head width.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from beholder.families.cogvlm.config import CogVLMTextConfig
 from beholder.families.cogvlm.rotary import rotary_tables, rotate
 from beholder.families.cogvlm.routing import Routing
 from beholder.families.cogvlm.tower import eager_attention
+from beholder.generation.native.parts import LayerParts, TrunkParts
 
 
 class CogVLMRMSNorm(nn.Module):
@@ -195,6 +196,27 @@ class CogVLMTextModel(PreTrainedModel):
         self.norm = CogVLMRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
+
+    def trunk_parts(self, head: nn.Module) -> TrunkParts:
+        """What runs once pictures are read, for native decode: the language expert of every layer."""
+        config = self.config
+
+        def rotary(positions: Tensor) -> tuple[Tensor, Tensor]:
+            tables = rotary_tables(positions[None], config.head_dim, config.rope_base, config.rotary_tables)
+            cosines, sines = (table.to(self.dtype)[0, :, : config.head_dim // 2] for table in tables)
+            return cosines, sines
+
+        layers: list[LayerParts] = []
+        for layer in cast("list[Any]", self.layers):
+            attention, mlp = layer.self_attn.language_expert, layer.mlp.language_expert
+            linears = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+            linears += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+            layers.append(LayerParts(*linears, layer.input_layernorm, layer.post_attention_layernorm))
+        heads, width = config.num_attention_heads, config.head_dim
+        return TrunkParts(
+            embedding=self.embed_tokens, layers=tuple(layers), last_norm=self.norm, head=head, heads=heads,
+            key_heads=heads, head_width=width, epsilon=config.rms_norm_eps, rotary=rotary,
+        )  # fmt: skip
 
     @merge_with_config_defaults
     @capture_outputs

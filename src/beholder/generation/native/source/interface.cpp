@@ -1,0 +1,114 @@
+// What library.py calls. Nothing is thrown across; what went wrong comes back as text, null where nothing did.
+#include <math.h>
+#include <string.h>
+
+#include <exception>
+#include <string>
+
+#include "trunk.h"
+
+using namespace beholder;
+
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+thread_local std::string last_error;
+
+const char *told(const std::string &text) {
+    last_error = text;
+    return last_error.c_str();
+}
+
+struct Level {
+    const char *name;
+    const Kernels *(*kernels)();
+    bool is_supported;
+};
+
+// Best first. What the compiler could not build is left out by build.py.
+const std::vector<Level> &levels() {
+    static const std::vector<Level> all = {
+#ifdef WITH_AVX512
+        {"avx512", kernels_avx512,
+         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16")},
+#endif
+#ifdef WITH_AVX2
+        {"avx2", kernels_avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+#endif
+        {"portable", kernels_portable, true},
+    };
+    return all;
+}
+
+}  // namespace
+
+// The digest of the sources that this was built from.
+EXPORTED const char *beholder_sources() { return SOURCES; }
+
+// Names of the levels that this processor has, best first, with blanks between.
+EXPORTED const char *beholder_levels() {
+    std::string names;
+    for (const Level &level : levels()) {
+        if (level.is_supported) names += (names.empty() ? "" : " ") + std::string(level.name);
+    }
+    return told(names);
+}
+
+EXPORTED const char *beholder_make(const Shape *shape, const char *level, int32_t threads,
+                                   const int32_t *processors, int32_t processor_count, Trunk **made) {
+    try {
+        for (const Level &one : levels()) {
+            if (one.is_supported && strcmp(one.name, level) == 0) {
+                *made = new Trunk(*shape, *one.kernels(), threads, {processors, processors + processor_count});
+                return nullptr;
+            }
+        }
+        return told("this processor or build has no level " + std::string(level));
+    } catch (const std::exception &error) {
+        return told(std::string("the trunk could not be made: ") + error.what());
+    }
+}
+
+EXPORTED void beholder_free(Trunk *trunk) { delete trunk; }
+
+EXPORTED void beholder_pack(Trunk *trunk, int64_t layer, int32_t part, const void *source, int32_t is_bfloat,
+                            int64_t rows, int64_t first, int64_t spread) {
+    trunk->pack(layer, static_cast<Part>(part), source, is_bfloat != 0, rows, first, spread);
+}
+
+EXPORTED void beholder_put_bias(Trunk *trunk, int64_t layer, int32_t part, const float *source, int64_t rows,
+                                int64_t first, int64_t spread) {
+    trunk->put_bias(layer, static_cast<Part>(part), source, rows, first, spread);
+}
+
+EXPORTED void beholder_put_norm(Trunk *trunk, int64_t layer, int32_t which, const float *source) {
+    trunk->put_norm(layer, which, source);
+}
+
+EXPORTED void beholder_unpack(Trunk *trunk, int64_t layer, int32_t part, int64_t row, float *out) {
+    trunk->unpack(layer, static_cast<Part>(part), row, out);
+}
+
+EXPORTED const char *beholder_step(Trunk *trunk, const Step *step) {
+    try {
+        const char *wrong = trunk->run(*step);
+        return wrong ? told(wrong) : nullptr;
+    } catch (const std::exception &error) {
+        return told(std::string("the step could not be run: ") + error.what());
+    }
+}
+
+// Seconds for reading so much memory once with the trunk's threads; infinite where there is not so much.
+EXPORTED double beholder_read(Trunk *trunk, int64_t bytes) {
+    try {
+        return trunk->read(bytes);
+    } catch (const std::exception &) {
+        return HUGE_VAL;
+    }
+}
+
+// What all packed matrices take.
+EXPORTED int64_t beholder_bytes(Trunk *trunk) { return trunk->bytes(); }

@@ -1,0 +1,249 @@
+#include "trunk.h"
+
+#include <string.h>
+
+#include <algorithm>
+
+namespace beholder {
+
+namespace {
+
+constexpr int STAGES = 5;  // per layer; between two of them all threads meet
+constexpr long PAIRS = 4;  // blocks of gate and up that make one task where activations have no groups
+
+// How many pieces each thread should find in a stage: more even out what others take from one of them.
+constexpr long PIECES = 6;
+
+long pairs_per_task(const Activation &x) { return x.groups ? x.group / LANES : PAIRS; }
+
+inline void store_number(float *to, float value) { *to = value; }
+inline void store_number(uint16_t *to, float value) { *to = float_to_bfloat(value); }
+
+}  // namespace
+
+Trunk::Trunk(const Shape &given, const Kernels &chosen, int threads, std::vector<int> processors)
+    : shape(given), kernels(chosen), threads_(threads, std::move(processors)), own_(threads),
+      counters_(given.layers * STAGES + 1) {
+    const Format format = static_cast<Format>(shape.format), head = static_cast<Format>(shape.head_format);
+    const long rows = shape.most_rows, width = shape.head_width, mixed = shape.heads * width;
+    const long entered = mixed + 2 * shape.key_heads * width, inner = rounded_up(shape.inner, LANES);
+    for (long layer = 0; layer < shape.layers; ++layer) {
+        Layer made;
+        made.enter = Packed(entered, shape.hidden, format, shape.group);
+        made.leave = Packed(shape.hidden, mixed, format, shape.group);
+        made.widen = Packed(2 * inner, shape.hidden, format, shape.group);
+        made.narrow = Packed(shape.hidden, shape.inner, format, shape.group);
+        made.first_norm.resize(rounded_up(shape.hidden, LANES));
+        made.second_norm.resize(rounded_up(shape.hidden, LANES));
+        layers_.push_back(std::move(made));
+    }
+    head_ = Packed(shape.vocabulary, shape.hidden, head, shape.head_group);
+    last_norm_.resize(rounded_up(shape.hidden, LANES));
+    hidden_stride_ = rounded_up(shape.hidden, LANES);
+    mixed_stride_ = rounded_up(mixed, LANES);
+    enter_stride_ = rounded_up(entered, LANES);
+    hidden_.resize(rows * hidden_stride_);
+    mixed_.resize(rows * mixed_stride_);
+    entered_.resize(rows * enter_stride_);
+    inner_ = Prepared(rows, shape.inner, format, shape.group);
+    const long padded = rounded_up(width, LANES);
+    for (Own &own : own_) {
+        own.from_hidden = Prepared(rows, shape.hidden, format, shape.group);
+        own.from_mixed = Prepared(rows, mixed, format, shape.group);
+        own.for_head = Prepared(rows, shape.hidden, head, shape.head_group);
+        own.row.resize(hidden_stride_);
+        own.tile.resize(rows * 2 * LANES);
+        own.group.resize(rows * pairs_per_task(inner_.activation) * LANES);
+        own.heads.resize(2 * (shape.heads / shape.key_heads) * padded);
+    }
+}
+
+Packed &Trunk::part(long layer, Part which) {
+    if (which == Part::HEAD) return head_;
+    Layer &l = layers_[layer];
+    switch (which) {
+        case Part::ENTER: return l.enter;
+        case Part::LEAVE: return l.leave;
+        case Part::WIDEN: return l.widen;
+        default: return l.narrow;
+    }
+}
+
+long Trunk::share(long tasks) const {
+    return std::max(1L, tasks / (threads_.count() * PIECES));
+}
+
+const char *Trunk::check(const Step &step) const {
+    if (step.rows < 1 || step.rows > shape.most_rows) return "more rows than the trunk was made for, or none";
+    if (step.logits_stride < rounded_up(shape.vocabulary, LANES)) return "logits are too narrow";
+    for (long row = 0, at = 0; row < step.rows; at = step.range_ends[row++]) {
+        if (step.range_ends[row] <= at) return "a row has no place for its token";
+        for (; at < step.range_ends[row]; ++at) {
+            const int64_t first = step.ranges[2 * at], last = step.ranges[2 * at + 1];
+            if (first < 0 || first >= last || last > step.places) return "a range of places is not there";
+        }
+    }
+    return nullptr;
+}
+
+void Trunk::prepare(const Step &step) {
+    step_ = &step;
+    long longest = 0;
+    for (long row = 0, at = 0; row < step.rows; ++row) {
+        long length = 0;
+        for (; at < step.range_ends[row]; ++at) length += step.ranges[2 * at + 1] - step.ranges[2 * at];
+        longest = std::max(longest, rounded_up(length, LANES));
+        memcpy(hidden_.data() + row * hidden_stride_, step.hidden + row * shape.hidden,
+               sizeof(float) * shape.hidden);
+    }
+    const size_t scores = static_cast<size_t>(shape.heads / shape.key_heads * longest);
+    for (Own &own : own_) {
+        if (own.scores.size() < scores) own.scores.resize(2 * scores);
+    }
+    for (Counter &counter : counters_) counter.next.store(0, std::memory_order_relaxed);
+}
+
+const char *Trunk::run(const Step &step) {
+    if (threads_.is_forked()) return "the process was forked after the trunk was made; make it in this process";
+    if (is_busy_.exchange(true)) return "the trunk is running a step already";
+    struct Release {
+        std::atomic<bool> &flag;
+        ~Release() { flag.store(false); }
+    } release{is_busy_};
+    if (const char *wrong = check(step)) return wrong;
+    prepare(step);
+    threads_.run([this](int thread) { work(thread); });
+    return nullptr;
+}
+
+void Trunk::work(int thread) {
+    Own &own = own_[thread];
+    Counter *stage = counters_.data();
+    const long rows = step_->rows;
+    for (long number = 0; number < shape.layers; ++number) {
+        const Layer &layer = layers_[number];
+        normalise(layer.first_norm, own.from_hidden, own);
+        multiply(layer.enter, own.from_hidden.activation, (stage++)->next, entered_.data(), enter_stride_);
+        threads_.meet();
+        Next &next = (stage++)->next;
+        for (long task; (task = next.fetch_add(1)) < rows * shape.key_heads;)
+            attend(number, task / shape.key_heads, task % shape.key_heads, own);
+        threads_.meet();
+        Activation &attended = own.from_mixed.activation;
+        for (long row = 0; row < rows; ++row)
+            kernels.convert(mixed_.data() + row * mixed_stride_, attended, row, 0, mixed_stride_);
+        add(layer.leave, attended, (stage++)->next, own);
+        threads_.meet();
+        normalise(layer.second_norm, own.from_hidden, own);
+        widen(layer, (stage++)->next, own);
+        threads_.meet();
+        add(layer.narrow, inner_.activation, (stage++)->next, own);
+        threads_.meet();
+    }
+    normalise(last_norm_, own.for_head, own);
+    multiply(head_, own.for_head.activation, stage->next, step_->logits, step_->logits_stride);
+}
+
+// Every thread does this for itself: it is less than what meeting once more would take.
+void Trunk::normalise(const std::vector<float> &norm, Prepared &to, Own &own) {
+    for (long row = 0; row < step_->rows; ++row) {
+        const float *x = hidden_.data() + row * hidden_stride_;
+        kernels.normalise(x, norm.data(), shape.epsilon, shape.hidden, own.row.data());
+        kernels.convert(own.row.data(), to.activation, row, 0, hidden_stride_);
+    }
+}
+
+void Trunk::multiply(const Packed &packed, const Activation &x, Next &next, float *out, long stride) const {
+    const Matrix &matrix = packed.matrix;
+    const long piece = share(matrix.blocks);
+    for (long first; (first = next.fetch_add(piece)) < matrix.blocks;) {
+        const long end = std::min(first + piece, matrix.blocks);
+        kernels.multiply(matrix, first, end - first, x, step_->rows, out + first * LANES, stride);
+    }
+}
+
+// hidden += matrix * x.
+void Trunk::add(const Packed &packed, const Activation &x, Next &next, Own &own) {
+    const Matrix &matrix = packed.matrix;
+    const long piece = share(matrix.blocks), rows = step_->rows;
+    for (long first; (first = next.fetch_add(piece)) < matrix.blocks;) {
+        const long end = std::min(first + piece, matrix.blocks);
+        for (long block = first; block < end; ++block) {
+            kernels.multiply(matrix, block, 1, x, rows, own.tile.data(), LANES);
+            for (long row = 0; row < rows; ++row) {
+                float *to = hidden_.data() + row * hidden_stride_ + block * LANES;
+                const float *from = own.tile.data() + row * LANES;
+                for (long lane = 0; lane < LANES; ++lane) to[lane] += from[lane];
+            }
+        }
+    }
+}
+
+// One task makes as many activations as share a scale, for all rows, and leaves them in their final form.
+void Trunk::widen(const Layer &layer, Next &next, Own &own) {
+    const Matrix &matrix = layer.widen.matrix;
+    const long pairs = matrix.blocks / 2, per_task = pairs_per_task(inner_.activation), rows = step_->rows;
+    for (long task; (task = next.fetch_add(1)) * per_task < pairs;) {
+        const long first = task * per_task, count = std::min(per_task, pairs - first);
+        for (long pair = 0; pair < count; ++pair) {
+            kernels.multiply(matrix, 2 * (first + pair), 2, own.from_hidden.activation, rows, own.tile.data(),
+                             2 * LANES);
+            for (long row = 0; row < rows; ++row) {
+                const float *both = own.tile.data() + row * 2 * LANES;
+                kernels.gate(both, both + LANES, LANES, own.group.data() + (row * per_task + pair) * LANES);
+            }
+        }
+        for (long row = 0; row < rows; ++row)
+            kernels.convert(own.group.data() + row * per_task * LANES, inner_.activation, row, first * LANES,
+                            count * LANES);
+    }
+}
+
+// Element j of a head and j + width / 2 are turned as a pair.
+void Trunk::turn(const float *from, long row, float scale, float *to) const {
+    const long half = shape.head_width / 2;
+    const float *cosines = step_->cosines + row * half, *sines = step_->sines + row * half;
+    for (long j = 0; j < half; ++j) {
+        const float first = from[j], second = from[j + half];
+        to[j] = (first * cosines[j] - second * sines[j]) * scale;
+        to[j + half] = (second * cosines[j] + first * sines[j]) * scale;
+    }
+}
+
+template <typename Number>
+Heads Trunk::store_and_turn(long layer, long row, long key_head, Own &own) {
+    const long width = shape.head_width, padded = rounded_up(width, LANES);
+    const long group = shape.heads / shape.key_heads;
+    const float *entered = entered_.data() + row * enter_stride_;
+    const float *key = entered + (shape.heads + key_head) * width;
+    const float *value = key + shape.key_heads * width;
+    const long begin = row ? step_->range_ends[row - 1] : 0, end = step_->range_ends[row];
+    const int64_t place = step_->ranges[2 * end - 1] - 1;
+    Number *keys = static_cast<Number *>(step_->keys[layer]) + key_head * step_->places * width;
+    Number *values = static_cast<Number *>(step_->values[layer]) + key_head * step_->places * width;
+    float *turned = own.heads.data();
+    turn(key, row, 1.0f, turned);
+    for (long d = 0; d < width; ++d) {
+        store_number(keys + place * width + d, turned[d]);
+        store_number(values + place * width + d, value[d]);
+    }
+    std::fill(own.heads.begin(), own.heads.end(), 0.0f);
+    for (long g = 0; g < group; ++g)
+        turn(entered + (key_head * group + g) * width, row, shape.scaling, turned + g * padded);
+    Heads heads{group, width, padded, turned, keys, values, step_->ranges + 2 * begin, end - begin, 0, 0,
+                own.scores.data(), turned + group * padded};
+    for (long at = begin; at < end; ++at) heads.length += step_->ranges[2 * at + 1] - step_->ranges[2 * at];
+    heads.length_padded = rounded_up(heads.length, LANES);
+    return heads;
+}
+
+void Trunk::attend(long layer, long row, long key_head, Own &own) {
+    const Heads heads = step_->is_bfloat ? store_and_turn<uint16_t>(layer, row, key_head, own)
+                                         : store_and_turn<float>(layer, row, key_head, own);
+    (step_->is_bfloat ? kernels.attend_bfloat : kernels.attend_float)(heads);
+    float *mixed = mixed_.data() + row * mixed_stride_ + key_head * heads.group * heads.width;
+    for (long g = 0; g < heads.group; ++g)
+        memcpy(mixed + g * heads.width, heads.mixed + g * heads.width_padded, sizeof(float) * heads.width);
+}
+
+}  // namespace beholder

@@ -1,0 +1,132 @@
+// One trunk: its packed weights, the buffers of a step, and the step.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "native.h"
+#include "threads.h"
+
+namespace beholder {
+
+struct Shape {  // the same as in library.py
+    int64_t layers, hidden, heads, key_heads, head_width, inner, vocabulary, most_rows;
+    float epsilon, scaling;
+    int32_t format, group, head_format, head_group;
+};
+
+struct Step {  // the same as in library.py
+    int64_t rows;
+    const float *hidden;         // [rows][hidden], what the first layer is given
+    const float *cosines;        // [rows][head_width / 2]
+    const float *sines;
+    const int64_t *ranges;       // pairs of places, of all rows one after the other; the last place is new
+    const int64_t *range_ends;   // [rows], in pairs from the beginning
+    void *const *keys;           // [layers], each [key head][place][head width]
+    void *const *values;
+    int64_t places;
+    int32_t is_bfloat;           // what keys and values are stored as; else float
+    float *logits;               // [rows][logits_stride]
+    int64_t logits_stride;       // vocabulary, rounded up to 16
+};
+
+// Memory that is given back at the end, of whole huge pages where it is large.
+class Memory {
+public:
+    Memory() = default;
+    explicit Memory(size_t bytes);
+    ~Memory();
+    Memory(Memory &&other) noexcept;
+    Memory &operator=(Memory &&other) noexcept;
+    template <typename Number>
+    Number *at(size_t offset) const { return reinterpret_cast<Number *>(start_ + offset); }
+
+private:
+    uint8_t *start_ = nullptr;
+    size_t bytes_ = 0;
+    bool is_mapped_ = false;
+};
+
+// A matrix with its memory.
+struct Packed {
+    Matrix matrix{};
+    Memory weights, scales, bias;
+    Packed() = default;
+    Packed(long rows, long columns, Format format, long group);
+    void need_bias();
+};
+
+struct Layer {
+    Packed enter, leave, widen, narrow;  // query, key and value; out; gate and up in turns; down
+    std::vector<float> first_norm, second_norm;
+};
+
+enum class Part : int32_t { ENTER = 0, LEAVE = 1, WIDEN = 2, NARROW = 3, HEAD = 4 };
+
+// An activation of `rows` rows for one matrix format, with its memory.
+struct Prepared {
+    Activation activation{};
+    Memory memory;
+    Prepared() = default;
+    Prepared(long rows, long columns, Format format, long group);
+};
+
+class Trunk {
+public:
+    Trunk(const Shape &shape, const Kernels &kernels, int threads, std::vector<int> processors);
+
+    // Rows of a row-major float or bfloat16 matrix into a part, the first of them to row `first`. `spread` 2
+    // leaves every second block out, as gate and up need it.
+    void pack(long layer, Part part, const void *source, bool is_bfloat, long rows, long first, long spread);
+    void put_bias(long layer, Part part, const float *source, long rows, long first, long spread);
+    void put_norm(long layer, int which, const float *source);
+    // What a packed row stands for.
+    void unpack(long layer, Part part, long row, float *out);
+    // Null, or what is wrong with the step.
+    const char *run(const Step &step);
+    // What all packed matrices take.
+    long bytes();
+    // Seconds for adding so many bytes up in words, with all threads: how fast memory can be read at all.
+    double read(long bytes);
+
+    const Shape shape;
+    const Kernels &kernels;
+
+private:
+    struct Own {  // what each thread has for itself
+        Prepared from_hidden, from_mixed, for_head;
+        std::vector<float> row, tile, group, heads, scores;
+    };
+    using Next = std::atomic<long>;
+    Packed &part(long layer, Part which);
+    const char *check(const Step &step) const;
+    void prepare(const Step &step);
+    void work(int thread);
+    void normalise(const std::vector<float> &norm, Prepared &to, Own &own);
+    void multiply(const Packed &packed, const Activation &x, Next &next, float *out, long stride) const;
+    void attend(long layer, long row, long key_head, Own &own);
+    template <typename Number>
+    Heads store_and_turn(long layer, long row, long key_head, Own &own);
+    void turn(const float *from, long row, float scale, float *to) const;
+    void add(const Packed &packed, const Activation &x, Next &next, Own &own);
+    void widen(const Layer &layer, Next &next, Own &own);
+    long share(long tasks) const;
+
+    std::vector<Layer> layers_;
+    Packed head_;
+    std::vector<float> last_norm_;
+    Threads threads_;
+    std::vector<Own> own_;
+    long hidden_stride_, mixed_stride_, enter_stride_;
+    std::vector<float> hidden_, entered_, mixed_;
+    Prepared inner_;
+    struct alignas(64) Counter {
+        Next next{0};
+    };
+    std::vector<Counter> counters_;  // of the tasks taken, one per stage
+    std::atomic<bool> is_busy_{false};
+    const Step *step_ = nullptr;
+};
+
+}  // namespace beholder

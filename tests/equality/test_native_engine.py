@@ -1,0 +1,202 @@
+"""Native decode inside the engine: every family's trunk answers as it does with PyTorch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from tests.equality.engine_cases import SAMPLINGS, alone, model, prompt, rest
+from tests.equality.native_cases import distance, ensure_built, tiny_llama
+from tests.parity import golden_cogvlm, golden_llava
+from transformers import DynamicCache
+
+from beholder.core.errors import ConfigError
+from beholder.families.cogvlm.rotary import rotary_tables
+from beholder.generation.engine import Engine
+from beholder.generation.native.decode import NativeDecode
+from beholder.generation.native.formats import Packing
+from beholder.generation.native.memory import KeyValues
+from beholder.generation.native.parts import LayerParts, TrunkParts, parts_of
+from beholder.generation.native.trunk import PackedTrunk
+
+ensure_built()
+GREEDY = 16
+
+
+def engine_with(native: NativeDecode, **more: Any) -> Engine:
+    """An engine whose rows that answer are run natively."""
+    engine = Engine(native.model, **more)
+    runner = engine._steps.runner
+
+    def answer(prompts: Sequence[Any], tables: Sequence[Any]) -> torch.Tensor:
+        starts = [len(one.ids) - 1 for one in prompts]
+        positions = [one.position(start) for one, start in zip(prompts, starts, strict=True)]
+        return native.answer([one.ids[-1] for one in prompts], positions, tables, starts, runner.store)
+
+    runner.answer = answer
+    return engine
+
+
+@pytest.mark.parametrize("sampling", range(len(SAMPLINGS)))
+def test_requests_together_are_answered_as_alone(sampling):
+    """Three conversations at once, two of them about one picture, in blocks that are shared."""
+    engine = engine_with(NativeDecode(model(), Packing("float32"), threads=2), block=4)
+    names = ("cc", "turn2", "text", "cc")
+    requests = [engine.submit(prompt(name), SAMPLINGS[sampling]) for name in names]
+    assert [rest(request) for request in requests] == [alone(name, sampling) for name in names]
+
+
+def llama_of(kind: str) -> Any:
+    return golden_llava.model_of(kind, "sdpa")
+
+
+def greedy(model: Any, cache: Any, token: int, position: int) -> list[int]:
+    """By the model itself, over its cache."""
+    found = []
+    for step in range(GREEDY):
+        ids, at = torch.tensor([[token]]), torch.tensor([[position + step]])
+        token = int(
+            model(input_ids=ids, position_ids=at, past_key_values=cache, use_cache=True)
+            .logits[0, -1]
+            .argmax()
+        )
+        found.append(token)
+    return found
+
+
+def native_greedy(trunk: PackedTrunk, cache: Any, token: int, position: int) -> list[int]:
+    """By the packed trunk, over a copy of the cache with room for what comes."""
+    layers = []
+    for layer in cache.layers:
+        room = torch.zeros((layer.keys.shape[1], GREEDY, layer.keys.shape[3]))
+        layers.append((torch.cat([layer.keys[0], room], 1), torch.cat([layer.values[0], room], 1)))
+    length, memory, found = cache.get_seq_length(), KeyValues(layers), []
+    for step in range(GREEDY):
+        scores = trunk.step([token], [position + step], memory, [[(0, length + step + 1)]])
+        token = int(scores[0].argmax())
+        found.append(token)
+    return found
+
+
+@torch.no_grad()
+def read(model: Any, inputs: dict[str, Any]) -> tuple[Any, int]:
+    """The cache after a prompt, and the token that comes next."""
+    cache = DynamicCache()
+    outputs = model(**inputs, past_key_values=cache, use_cache=True)
+    return cache, int(outputs.logits[0, -1].argmax())
+
+
+def cogvlm_parts(model: Any) -> TrunkParts:
+    """What this decoder runs once pictures are read: the language expert of every layer."""
+    decoder, config = model.get_decoder(), model.config.get_text_config()
+
+    def rotary(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tables = rotary_tables(positions[None], config.head_dim, config.rope_base, config.rotary_tables)
+        cosines, sines = (table.to(model.dtype)[0, :, : config.head_dim // 2] for table in tables)
+        return cosines, sines
+
+    layers = []
+    for layer in decoder.layers:
+        attention, mlp = layer.self_attn.language_expert, layer.mlp.language_expert
+        linears = [getattr(attention, f"{name}_proj") for name in "qkvo"]
+        linears += [getattr(mlp, f"{name}_proj") for name in ("gate", "up", "down")]
+        layers.append(LayerParts(*linears, layer.input_layernorm, layer.post_attention_layernorm))
+    heads = config.num_attention_heads
+    return TrunkParts(
+        decoder.embed_tokens, tuple(layers), decoder.norm, model.lm_head, heads, heads, config.head_dim,
+        config.rms_norm_eps, rotary,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", ["chat", "text_only"])
+def test_cogvlm_goes_on_with_its_language_experts(case):
+    cogvlm = golden_cogvlm.model("sdpa")
+    given = {name: tensor for name, tensor in golden_cogvlm.inputs_of(case).items() if name != "labels"}
+    parts = cogvlm_parts(cogvlm)
+    parts.check()
+    cache, token = read(cogvlm, given)
+    position = int(cache.get_seq_length() - cache.saved_positions)
+    wanted_from = native_greedy(PackedTrunk(parts, Packing("float32"), threads=2), cache, token, position)
+    assert wanted_from == greedy(cogvlm, cache, token, position)
+
+
+@pytest.mark.parametrize("kind", ["llava"])
+def test_rows_without_a_token_are_never_said(kind):
+    """Their scores are minus infinity, as in the model's forward."""
+    llava = llama_of(kind)
+    native = NativeDecode(llava, Packing("float32"), threads=1)
+    used = llava.config.used_rows
+    assert used < native.trunk.parts.vocabulary
+    scores = native._as_model(torch.zeros(1, native.trunk.parts.vocabulary))
+    assert scores[0, used:].eq(-torch.inf).all()
+    assert scores[0, :used].isfinite().all()
+
+
+def test_a_model_that_does_more_than_its_trunk_is_refused(caplog):
+    """The proof looks at scores, so whatever it is that a model does with them is found."""
+    llama = tiny_llama()
+    forward = llama.forward
+
+    def scaled(*args: Any, **kwargs: Any) -> Any:
+        outputs = forward(*args, **kwargs)
+        outputs.logits = outputs.logits * 0.9
+        return outputs
+
+    llama.forward = scaled
+    with pytest.raises(ConfigError, match="LlamaForCausalLM does more than its trunk"):
+        NativeDecode.open(llama, True)
+    with caplog.at_level(logging.INFO, "beholder"):
+        assert NativeDecode.open(llama, "auto") is None
+    assert "decode stays with PyTorch: LlamaForCausalLM does more than its trunk" in caplog.text
+
+
+def test_changed_weights_are_packed_again():
+    llama = tiny_llama()
+    native = NativeDecode(llama, Packing("float32"), threads=1)
+    first = native.trunk
+    with torch.no_grad():
+        llama.model.layers[0].mlp.up_proj.weight.mul_(2)
+    engine = engine_with(native)
+    request = engine.submit({"input_ids": torch.tensor([[5, 6, 7]])}, SAMPLINGS[0])
+    wanted = Engine(llama, direct=False).submit({"input_ids": torch.tensor([[5, 6, 7]])}, SAMPLINGS[0])
+    assert rest(request) == rest(wanted)
+    assert native.trunk is not first
+
+
+@pytest.mark.parametrize(("choice", "told"), [("int5", "native is 'int5'; use True, False, auto or one of")])
+def test_unknown_choices_are_refused(choice, told):
+    with pytest.raises(ConfigError, match=told):
+        NativeDecode.open(tiny_llama(), choice)
+
+
+def test_choices():
+    llama = tiny_llama()
+    assert NativeDecode.open(llama, False) is None
+    for choice, weights in ((True, "float32"), ("auto", "float32"), ("int8", "int8")):
+        opened = NativeDecode.open(llama, choice, threads=1)
+        assert opened is not None
+        assert opened.packing.weights == weights
+
+
+def test_auto_leaves_room(monkeypatch, caplog):
+    monkeypatch.setattr("beholder.generation.native.decode.device_memory", lambda device: 10**6)
+    with caplog.at_level(logging.INFO, "beholder"):
+        assert NativeDecode.open(tiny_llama(), "auto", kv_memory=10**6) is None
+    assert "do not fit beside" in caplog.text
+
+
+def test_other_formats_are_near_on_the_golden_model():
+    """Real towers and projectors before it; the bound is the format's, with room."""
+    golden = model()
+    cache, token = read(golden, prompt("cc"))
+    position = cache.get_seq_length()
+    wanted = golden(input_ids=torch.tensor([[token]]), past_key_values=cache, use_cache=True).logits[0, -1]
+    for weights, bound in (("bfloat16", 0.05), ("int8", 0.1)):
+        layers = [(layer.keys[0].contiguous(), layer.values[0].contiguous()) for layer in cache.layers]
+        trunk = PackedTrunk(parts_of(golden), Packing(weights), threads=1)
+        scores = trunk.step([token], [position], KeyValues(layers), [[(0, position + 1)]])
+        assert distance(scores[0], wanted.detach()) < bound
