@@ -16,7 +16,7 @@ import beholder
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # The extras that the tested set holds; the others are installed where they are used.
-TESTED = ("serve", "train", "eval", "dev")
+TESTED = ("serve", "cluster", "train", "eval", "dev")
 
 
 def pins() -> dict[str, Version]:
