@@ -9,9 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from beholder.checkpoints.adapter_folder import base_of, is_adapter_folder
+from beholder.checkpoints.adapter_folder import load as put_adapter
 from beholder.checkpoints.loader import open_model
 from beholder.core.errors import ConfigError, InputError
 from beholder.core.hub import find_checkpoint
+from beholder.core.records import hash_weights
 from beholder.core.types import Answer, Box, FinishReason, Message, Sampling, Timings, TokenScore, Usage
 from beholder.families import identify_folder
 from beholder.generation.engine import Engine
@@ -45,6 +48,8 @@ def load(
 ) -> VLM:
     """Open a model: a folder in any known layout, a hub id, or, without a name, the one in the package.
 
+    The folder of an adapter that training left is opened with the model it was trained on.
+
     `device` is "cpu", "cuda:0", ...; left out, the first GPU or else the CPU. `dtype` is "float32",
     "bfloat16" or "float16"; left out, bfloat16 on a GPU and what is stored on the CPU. `base` is the model
     that an adapter or a projector belongs to, where its own files do not say it. `template` names how
@@ -52,9 +57,13 @@ def load(
     language model's linears in that many bits. `engine` are settings of its `Engine`, such as
     `kv_memory`.
     """
-    folder = checkpoint_folder(name)
+    folder, adapter = checkpoint_folder(name), None
+    if is_adapter_folder(folder):
+        folder, adapter, base = checkpoint_folder(base_of(folder, base)), folder, None
     family = identify_folder(folder)
     model = open_model(folder, family, device=device, dtype=dtype, base=base, quantize=quantize)
+    if adapter is not None:
+        put_adapter(model, adapter, hash_weights(folder))
     origin: dict[str, Any] = {} if base is None else {"base": base}
     processor = family.processor_class().from_pretrained(folder, **origin)
     if template is not None:

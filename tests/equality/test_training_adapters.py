@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.equality.training_cases import checkpoint, opened, recipe, write_rows
 from tests.parity.golden_llava import CLIP, FOLDER
 
-from beholder import families
+from beholder import families, load
 from beholder.checkpoints.loader import open_model
 from beholder.core.errors import CheckpointError, ConfigError
 from beholder.training import adapters
@@ -68,6 +69,25 @@ def test_an_adapter_folder_says_what_it_is_and_opens(
     assert not torch.allclose(logits(again, processor), before)
     with pytest.raises(CheckpointError, match="was trained on"):
         adapters.load(opened(Path(stage.model))[0], final, "0" * 64)
+
+
+@pytest.mark.parametrize("name", ["llava", "cogvlm"])
+def test_an_adapter_folder_is_opened_like_a_model(name: str, tmp_path: Path, llama3_tokenizer: Any) -> None:
+    lora = LORA if name == "llava" else COGVLM
+    stage, model, processor, final = trained(name, tmp_path, llama3_tokenizer, lora=lora, trainable=[])
+    with closing(load(final, dtype="float32")) as vlm:
+        assert vlm.name == str(final)
+        expected = logits(model, processor)
+        torch.testing.assert_close(logits(vlm.model, vlm.processor), expected, rtol=0, atol=1e-6)
+        told = vlm.ask(None, "What?", max_tokens=4)
+        with closing(load(stage.model, dtype="float32")) as bare:
+            assert not torch.allclose(logits(bare.model, bare.processor), expected)
+        assert told.usage.completion_tokens == 4
+    (final / "adapter.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="does not name the adapter's base model; give it with --base"):
+        load(final)
+    with closing(load(final, base=stage.model, dtype="float32")) as given:
+        torch.testing.assert_close(logits(given.model, given.processor), expected, rtol=0, atol=1e-6)
 
 
 def test_an_adapter_of_visual_experts_and_tower(tmp_path: Path, llama3_tokenizer: Any) -> None:

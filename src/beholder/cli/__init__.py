@@ -29,7 +29,10 @@ VERBS = {
     "ground": Verb(
         "ground", "ground", "Find what a phrase names in a picture: boxes, and the picture with them."
     ),
+    "explain": Verb("explain", "explain", "Show where in a picture a model looked, on a page."),
     "serve": Verb("serve", "serve", "Serve models over the OpenAI API, with a web page."),
+    "controller": Verb("controller", "controller", "Serve the models of workers on many machines."),
+    "worker": Verb("worker", "worker", "Serve a model from this machine through a controller."),
     "web": Verb("web", "web", "Show the web page over any OpenAI-compatible server."),
     "train": Verb("train", "train", "Train a model by a recipe; resumes exactly."),
     "eval": Verb("eval", "evaluate", "Score a model and write a record of the run."),
@@ -44,9 +47,11 @@ VERBS = {
     "convert": Verb("convert", "convert", "Rewrite a checkpoint in another layout, bit for bit."),
     "fetch": Verb("fetch", "fetch", "Fetch a model with all that it needs, and pin it."),
     "parity": Verb("parity", "parity", "Compare this copy with the originals' numbers, stage by stage."),
+    "bench": Verb("bench", "bench", "Measure how fast a model answers on this machine."),
     "models random": Verb("random", "random", "Write a checkpoint of a published size, of random numbers."),
     "models": Verb("models", "models", "List the models that are known by name."),
-    "env": Verb("env", "env", "Show versions and devices."),
+    "env": Verb("env", "env", "Show versions and devices, as a report of a problem needs them."),
+    "completion": Verb("completion", "completion", "Print what a shell needs to complete verbs and options."),
 }
 
 # They say at every start which of their kernels are for other machines.
@@ -159,9 +164,13 @@ def _take_debug(given: list[str]) -> bool:
 
 
 def _tell(error: Exception) -> int:
-    """One sentence on stderr, and the exit code that belongs to the kind of error."""
+    """One sentence on stderr, where more is written about it, and the exit code of this kind of error."""
     if isinstance(error, BeholderError):
+        from beholder.core.troubles import trouble_of
+
         print(f"error: {error}", file=sys.stderr)
+        if trouble := trouble_of(str(error)):
+            print(f"help: {trouble.place}", file=sys.stderr)
         return WRONG_USAGE if isinstance(error, ConfigError) else FAILED
     kind = type(error).__name__
     print(f"error: unexpected {kind}: {error} (run again with --debug to see where)", file=sys.stderr)

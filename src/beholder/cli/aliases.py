@@ -54,10 +54,31 @@ REFUSED = {
 }
 
 
+# Flags of the original worker -> ours; and those of both, with their values, that have no meaning here.
+WORKER = {
+    "--controller-address": "--controller",
+    "--limit-model-concurrency": "--max-running",
+}
+NEEDLESS_WITH_VALUE = {
+    "worker": {
+        "--host": "a worker is reached through Ray",
+        "--port": "a worker is reached through Ray",
+        "--worker": "a worker is reached through Ray",
+        "--worker-address": "a worker is reached through Ray",
+        "--stream-interval": "every token is sent as it comes",
+    },
+    "controller": {"--dispatch-method": "conversations return to their replica, and queues are kept even"},
+}
+
+
 def translate(verb: str, arguments: list[str]) -> list[str]:
     """The arguments with original flags replaced by ours."""
     if verb in ABOUT_CHECKPOINTS:
         return _rename(arguments, BASE)
+    if verb in NEEDLESS_WITH_VALUE:
+        arguments = _without(arguments, NEEDLESS_WITH_VALUE[verb])
+    if verb == "worker":
+        return _translate(_rename(arguments, WORKER))
     return _translate(arguments) if verb in TALKING else arguments
 
 
@@ -103,6 +124,21 @@ def _rename(arguments: list[str], names: dict[str, str]) -> list[str]:
             argument = argument.replace(flag, names[flag], 1)
         renamed.append(argument)
     return renamed + arguments[end:]
+
+
+def _without(arguments: list[str], needless: dict[str, str]) -> list[str]:
+    """Arguments without flags that have no meaning here, and without their values."""
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        flag, equals, _ = argument.partition("=")
+        if flag in needless:
+            print(f"hint: {flag} is not needed here: {needless[flag]}", file=sys.stderr)
+            if not equals:
+                _next(rest, flag)
+        else:
+            kept.append(argument)
+    return kept
 
 
 def _next(rest: Iterator[str], flag: str) -> str:

@@ -13,6 +13,8 @@ from beholder.core.errors import ConfigError, MissingExtraError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from beholder.api import VLM
+
 MOST_PORTS = 65535
 
 
@@ -57,6 +59,16 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="beholder, or vllm for the language model (Llama kinds; needs vLLM).")
+    ] = "beholder",
+    vllm_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An argument of vLLM's server, as tensor-parallel-size=8; may be given again.",
+            show_default=False,
+        ),
+    ] = None,
     web: Annotated[bool, typer.Option(help="Whether there is a web page at /.")] = True,
     log_format: Annotated[str, typer.Option(help="text or json.")] = "text",
     device: options.Device = "auto",
@@ -72,6 +84,7 @@ def serve(
         from beholder.serving.registry import Registry
     except ModuleNotFoundError as error:
         raise MissingExtraError.of("beholder serve", "serve") from error
+    arguments = check_engine(engine, vllm_arg)
     logs.set_up("json" if log_format == "json" else "text")
     fetching = FetchLimits(only_hosts=_hosts(picture_host), trusted_hosts=_hosts(trusted_picture_host))
     chosen = settings.Settings(
@@ -87,17 +100,41 @@ def serve(
         request_seconds=timeout,
     )
     registry = Registry.of(models or [])
-    from beholder.api import load
-
     page = _page(host, port) if web else None
     application = app.create_app(
         registry,
         chosen,
-        lambda source: load(source, device=device, dtype=dtype, most_running=max_running),
+        lambda source: _load(source, device, dtype, max_running, engine, arguments),
         page=page,
     )
     if not server.run(application, host, port):
         raise typer.Exit(1)
+
+
+def check_engine(engine: str, given: list[str] | None) -> tuple[str, ...]:
+    """The arguments for vLLM; an error if the engine or one of them cannot be."""
+    if engine not in ("beholder", "vllm"):
+        raise ConfigError(f"--engine is {engine!r}; it must be beholder or vllm")
+    if engine == "beholder":
+        if given:
+            raise ConfigError("--vllm-arg is for --engine vllm")
+        return ()
+    from beholder.serving.vllm.server import read_arguments, vllm_python
+
+    vllm_python()
+    return read_arguments(given or ())
+
+
+def _load(
+    source: str | None, device: str, dtype: str, most_running: int, engine: str, arguments: tuple[str, ...]
+) -> VLM:
+    if engine == "vllm":
+        from beholder.serving.vllm.server import load_on_vllm
+
+        return load_on_vllm(source, arguments, device=device, dtype=dtype)
+    from beholder.api import load
+
+    return load(source, device=device, dtype=dtype, most_running=most_running)
 
 
 def _page(host: str, port: int) -> FastAPI:

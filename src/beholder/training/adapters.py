@@ -1,7 +1,6 @@
 """Low-rank adapters of a stage: put beside the model's layers, saved so that they say what they belong to.
 
-An adapter folder holds PEFT's two files, under our names of the layers, `trained.safetensors` with what was
-trained in full beside them, and `adapter.json`: the base model with the hash of its weights, and the recipe.
+How the folder is read again: `checkpoints.adapter_folder`.
 """
 
 from __future__ import annotations
@@ -13,19 +12,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from beholder.core.errors import CheckpointError, ConfigError, MissingExtraError
-from beholder.training.sections import Adapters, begins, is_adapter
+from beholder.checkpoints.adapter_folder import (
+    ADAPTER,
+    BESIDE,
+    CONFIG,
+    STORY,
+    WEIGHTS,
+    is_adapter_parameter,
+    load,
+    refuse_idle,
+)
+from beholder.core.errors import ConfigError, MissingExtraError
+from beholder.training.sections import Adapters, begins
 from beholder.training.stages import Recipe
 
 log = logging.getLogger("beholder")
-CONFIG, WEIGHTS, BESIDE, STORY = (
-    "adapter_config.json", "adapter_model.safetensors", "trained.safetensors", "adapter.json",
-)  # fmt: skip
-ADAPTER = "default"
 ALL = "all"
+
+__all__ = [
+    "WEIGHTS",
+    "adapter_tensors",
+    "add",
+    "beside",
+    "load",
+    "peft_config",
+    "quantize",
+    "save",
+    "targets_of",
+]
 
 
 def targets_of(model: nn.Module, adapters: Adapters) -> list[str]:
@@ -101,7 +118,7 @@ def beside(model: nn.Module, state: dict[str, Tensor] | None = None) -> dict[str
     return {
         name.replace(".base_layer.", "."): (state or {}).get(name, parameter).detach().cpu().contiguous()
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and not is_adapter(name)
+        if parameter.requires_grad and not is_adapter_parameter(name)
     }
 
 
@@ -131,61 +148,3 @@ def save(
         "trained_beside": sorted(full),
     }
     (folder / STORY).write_text(json.dumps(story, indent=1) + "\n", "utf-8")
-
-
-def refuse_idle(tensors: dict[str, Tensor], place: Path) -> None:
-    """Raise a `CheckpointError` if the adapters change nothing: every second half is zero."""
-    seconds = [tensor for name, tensor in tensors.items() if "lora_B" in name or "lora_embedding_B" in name]
-    if seconds and not any(bool(tensor.any()) for tensor in seconds):
-        raise CheckpointError(
-            f"the adapter in {place} changes nothing: all {len(seconds)} second halves (lora_B) are zero; "
-            "it was saved before it was trained, or with the wrong tensors"
-        )
-
-
-def load(model: Any, folder: Path, base_hash: str | None = None) -> None:
-    """Put a saved adapter folder on its base model; `base_hash` is checked where it is given."""
-    from peft import LoraConfig
-
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} is no adapter folder: it has no {name}")
-    tensors = load_file(folder / WEIGHTS)
-    refuse_idle(tensors, folder)
-    story = json.loads((folder / STORY).read_text("utf-8")) if (folder / STORY).is_file() else {}
-    if base_hash and story.get("base_sha256") not in (None, base_hash):
-        raise CheckpointError(
-            f"the adapter in {folder} was trained on {story.get('base')} with weights "
-            f"{story['base_sha256'][:12]}, and these are {base_hash[:12]}"
-        )
-    model.add_adapter(LoraConfig.from_pretrained(str(folder)), adapter_name=ADAPTER)
-    fill(model, tensors, folder)
-    if (folder / BESIDE).is_file():
-        fill_beside(model, load_file(folder / BESIDE), folder)
-
-
-def fill(model: nn.Module, tensors: dict[str, Tensor], place: Path) -> None:
-    """Copy adapters' tensors (PEFT's names) into the model; all of them, and all that it has."""
-    known = {name: parameter for name, parameter in model.named_parameters() if is_adapter(name)}
-    by_saved_name = {saved_name(name): parameter for name, parameter in known.items()}
-    if wrong := sorted(by_saved_name.keys() ^ tensors.keys()):
-        raise CheckpointError(f"the adapter in {place} does not fit its model: {len(wrong)}, {wrong[:3]}")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            by_saved_name[name].copy_(tensor)
-
-
-def saved_name(name: str) -> str:
-    """What PEFT calls a parameter of an adapter in its file."""
-    name = name.replace(f".{ADAPTER}", "")
-    return "base_model.model." + name.replace(".lora_magnitude_vector.weight", ".lora_magnitude_vector")
-
-
-def fill_beside(model: nn.Module, tensors: dict[str, Tensor], place: Path) -> None:
-    """Copy what was trained in full."""
-    known = {name.replace(".base_layer.", "."): p for name, p in model.named_parameters()}
-    if unknown := sorted(tensors.keys() - known.keys()):
-        raise CheckpointError(f"{place} has tensors that the model does not: {unknown[:3]}")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            known[name].copy_(tensor)

@@ -11,8 +11,9 @@ from typing import Any, cast
 
 from torch import nn
 
+from beholder.checkpoints.adapter_folder import is_adapter_parameter
 from beholder.training.adapters import targets_of
-from beholder.training.sections import begins, is_adapter
+from beholder.training.sections import begins
 from beholder.training.stages import Recipe
 
 GIGA = 2**30
@@ -34,9 +35,9 @@ class Parameters:
 def count(model: nn.Module, recipe: Recipe) -> Parameters:
     """Count without weights; adapters that are not there yet are counted from the layers they will join."""
     named = list(model.named_parameters())
-    trained = sum(p.numel() for n, p in named if begins(n, recipe.trainable) or is_adapter(n))
+    trained = sum(p.numel() for n, p in named if begins(n, recipe.trainable) or is_adapter_parameter(n))
     total = sum(p.numel() for _, p in named)
-    if recipe.lora is not None and not any(is_adapter(name) for name, _ in named):
+    if recipe.lora is not None and not any(is_adapter_parameter(name) for name, _ in named):
         rank = recipe.lora.rank
         linears = [cast("nn.Linear", model.get_submodule(name)) for name in targets_of(model, recipe.lora)]
         added = sum(rank * (layer.in_features + layer.out_features) for layer in linears)

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from beholder.api import checkpoint_folder
 from beholder.core.errors import BeholderError
-from beholder.core.hub import find_checkpoint
 from beholder.core.records import hash_weights
 from beholder.training import adapters, exports
 from beholder.training.stages import Recipe
@@ -43,7 +43,7 @@ def write_outcome(trainer: Any, model: Any, processor: Any, recipe: Recipe) -> P
 def write_adapter(model: Any, processor: Any, recipe: Recipe, final: Path, state: Any) -> None:
     """The adapter folder, and LLaVA's where the model is of its system."""
     try:
-        base_hash: str | None = hash_weights(find_checkpoint(recipe.model))
+        base_hash: str | None = hash_weights(checkpoint_folder(recipe.model))
     except (BeholderError, OSError) as error:
         log.warning("the adapter will not name the hash of its base model: %s", error)
         base_hash = None

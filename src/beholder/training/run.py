@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from beholder import families
+from beholder.api import checkpoint_folder
 from beholder.checkpoints import loader
 from beholder.core.errors import BeholderError, CheckpointError, MissingExtraError
-from beholder.core.hub import find_checkpoint
 from beholder.training.estimates import told
 from beholder.training.processes import world
 from beholder.training.stages import Recipe
@@ -30,7 +30,7 @@ def open_start(recipe: Recipe) -> tuple[Any, Any]:
         from beholder.training.assemble import write_start
 
         write_start(recipe.start, Path(recipe.model), recipe.seed)
-    folder = find_checkpoint(recipe.model)
+    folder = checkpoint_folder(recipe.model)
     family = families.identify_folder(folder)
     model = loader.open_model(folder, family, device=torch.device("cpu"), dtype=torch.float32)
     return model, family.processor_class().from_pretrained(folder)
@@ -39,7 +39,7 @@ def open_start(recipe: Recipe) -> tuple[Any, Any]:
 def planned_model(recipe: Recipe) -> Any:
     """The recipe's model without memory for weights: of its own folder, or of the geometry it names."""
     try:
-        folder = find_checkpoint(recipe.model, download=False)
+        folder = checkpoint_folder(recipe.model, download=False)
         family = families.identify_folder(folder)
         wanted = loader.plan(folder, family)
         with torch.device("meta"):

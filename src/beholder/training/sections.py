@@ -9,8 +9,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ADAPTER_MARKS = (".lora_A.", ".lora_B.", ".lora_magnitude_vector.", ".lora_embedding_")
-
 
 class Start(BaseModel):
     """A model that nobody trained yet: a language model, a tower, and projectors of seeded random numbers.
@@ -49,8 +47,3 @@ def _pattern(prefix: str) -> re.Pattern[str]:
 def begins(name: str, prefixes: Sequence[str]) -> bool:
     """Whether a parameter's name starts with one of the prefixes; `*` stands for one step between dots."""
     return any(_pattern(prefix).match(name) is not None for prefix in prefixes)
-
-
-def is_adapter(name: str) -> bool:
-    """Whether the parameter is part of an adapter."""
-    return any(mark in name for mark in ADAPTER_MARKS)

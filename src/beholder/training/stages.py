@@ -12,8 +12,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
+from beholder.checkpoints.adapter_folder import is_adapter_parameter
 from beholder.core.errors import ConfigError
-from beholder.training.sections import Adapters, Start, begins, is_adapter
+from beholder.training.sections import Adapters, Start, begins
 
 
 class Source(BaseModel):
@@ -220,7 +221,7 @@ def freeze(model: nn.Module, recipe: Recipe) -> None:
         )
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
-            parameter.requires_grad_(is_adapter(name) or begins(name, recipe.trainable))
+            parameter.requires_grad_(is_adapter_parameter(name) or begins(name, recipe.trainable))
 
 
 def parts_of(names: Sequence[str]) -> list[str]:

@@ -1,0 +1,285 @@
+"""The replicas on Ray Serve: each worker's are one Serve application on its own node.
+
+One application a worker, and not one a model, because a worker that leaves must take its own replicas with it
+and no others. Two threads look after them: one reads what is there, one makes it what the plan says.
+"""
+
+# pyright: basic, reportMissingImports=false
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import ray
+from ray import serve
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+from ray.serve.config import RequestRouterConfig
+from ray.serve.exceptions import BackPressureError, RayServeException
+
+from beholder.serving.cluster.calls import Call, FullError, LostError, Part
+from beholder.serving.cluster.node import resource
+from beholder.serving.cluster.plan import Joining, Plan
+from beholder.serving.cluster.replica import FAILED, Replica
+from beholder.serving.cluster.routing import ConversationRouter
+from beholder.serving.cluster.start import keep_to_loopback
+from beholder.serving.settings import Keys, Settings
+
+log = logging.getLogger("beholder.serve")
+
+LOOK_SECONDS = 0.4
+DEPLOYMENT = "replica"
+State = Literal["loading", "ready", "failed", "gone"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A worker as it was found a moment ago."""
+
+    worker: str
+    model: str
+    state: State
+    ready: int = 0
+    wanted: int = 0
+    reason: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Fleet:
+    """All workers: what the plan says, and what is there."""
+
+    def __init__(self, plan: Plan, settings: Settings) -> None:
+        self.plan = plan
+        self.settings = replace(settings, keys=Keys())  # keys are checked before a call gets here
+        self.loads: Counter[str] = Counter()
+        self.seen: dict[str, Seen] = {}
+        self.leaving: set[str] = set()
+        self._handles: dict[str, Any] = {}
+        self._facts: dict[tuple[str, str], dict[str, Any]] = {}
+        self._running: dict[str, Any] = {}  # applications by name, as Serve told them last
+        self._alive: set[str] = set()
+        self._ended = threading.Event()
+
+    def connect(self, address: str, session: str) -> None:
+        """Join the Ray cluster whose head is there, and begin to look after it."""
+        keep_to_loopback()
+        host = address.rpartition(":")[0]
+        ray.init(
+            address=address, _node_ip_address=host, namespace="beholder", log_to_driver=False,
+            logging_level=logging.WARNING, configure_logging=False,
+        )  # fmt: skip
+        serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        self.plan.enter(session)
+        for function in (self._look, self._tend):
+            threading.Thread(
+                target=self._repeat, args=(function,), name=function.__name__, daemon=True
+            ).start()
+
+    def close(self) -> None:
+        """Look after them no more; they go on until the head ends."""
+        self._ended.set()
+        with suppress(Exception):
+            ray.shutdown()
+
+    def is_member(self, worker: str) -> bool:
+        """Whether a node of this worker is in the Ray cluster; asked now and not remembered."""
+        return worker in _workers_of(ray.nodes())
+
+    def capacity(self, worker: str) -> int:
+        """How many replicas can take a call now."""
+        seen = self.seen.get(worker)
+        return seen.ready if seen and worker not in self.leaving else 0
+
+    def leave(self, worker: str) -> None:
+        """Give it no new calls, let it finish, and take its replicas away."""
+        self.leaving.add(worker)
+        self.plan.leave(worker)
+
+    def is_gone(self, worker: str) -> bool:
+        """Whether nothing of it is left."""
+        return worker not in self.plan.workers() and application(worker) not in self._running
+
+    async def call(self, worker: str, call: Call) -> AsyncGenerator[Part]:
+        """See `calls.Caller`."""
+        self.loads[worker] += 1
+        response = self._handle(worker).options(stream=True).answer.remote(call)
+        try:
+            async for part in response:
+                yield part
+        except BackPressureError as error:
+            raise FullError from error
+        except RayTaskError as error:
+            if _is_loss(error.cause):
+                raise LostError from error
+            raise
+        except TaskCancelledError:
+            raise LostError from None
+        except (RayError, RayServeException) as error:
+            log.warning("a replica was lost: %s", str(error).splitlines()[0])
+            raise LostError from error
+        finally:
+            self.loads[worker] -= 1
+            response.cancel()
+
+    def _handle(self, worker: str) -> Any:
+        if worker not in self._handles:
+            self._handles[worker] = serve.get_deployment_handle(DEPLOYMENT, application(worker))
+        return self._handles[worker]
+
+    def metrics(self) -> list[tuple[str, bytes]]:
+        """What each replica's `/metrics` shows; those that do not answer in time are left out."""
+        found: list[tuple[str, bytes]] = []
+        for worker, seen in list(self.seen.items()):
+            if seen.ready:
+                with suppress(Exception):
+                    found += self._handle(worker).broadcast("metrics").results(timeout_s=2)
+        return found
+
+    def _repeat(self, function: Any) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            try:
+                function()
+            except Exception as error:
+                if not self._ended.is_set():
+                    log.warning("the cluster cannot be asked: %s", str(error).strip().splitlines()[:1])
+
+    def _look(self) -> None:
+        """Read what is there."""
+        self._alive = _workers_of(ray.nodes())
+        self._running = dict(serve.status().applications)
+        for worker in self.plan.seen(self._alive):
+            log.warning("worker %s has been gone for long and is not expected any more", worker[:8])
+        expected = self.plan.workers()
+        self.seen = {worker: self._one(joining) for worker, joining in expected.items()}
+
+    def _one(self, joining: Joining) -> Seen:
+        worker, name = joining.worker, joining.model.name
+        told = self._running.get(application(worker))
+        part = told.deployments.get(DEPLOYMENT) if told else None
+        ready = part.replica_states.get("RUNNING", 0) if part else 0
+        seen = Seen(worker, name, "loading", ready, joining.low)
+        if worker not in self._alive:
+            return replace(seen, state="gone", ready=0, reason="its worker is gone")
+        if ready:
+            if facts := self._describe(joining):
+                return replace(seen, state="ready", facts=facts)
+            return seen
+        if told and told.status in ("DEPLOY_FAILED", "UNHEALTHY") and part:
+            if reason := _reason(part.message):
+                return replace(seen, state="failed", reason=reason)
+            if told.status == "DEPLOY_FAILED":
+                return replace(seen, state="failed", reason=told.message or part.message)
+        return seen
+
+    def _describe(self, joining: Joining) -> dict[str, Any] | None:
+        key = (joining.worker, version(joining))
+        if key not in self._facts:
+            with suppress(Exception):  # the next look asks again
+                response = self._handle(joining.worker).describe.remote()
+                self._facts[key] = response.result(timeout_s=1.5)
+        return self._facts.get(key)
+
+    def _tend(self) -> None:
+        """Make it what the plan says: take away what is not expected, deploy what is new, one by one."""
+        expected = self.plan.workers()
+        wanted = {application(worker) for worker in expected}
+        for name in self._running.keys() - wanted:
+            serve.delete(name, _blocking=False)
+        for worker, joining in expected.items():
+            before = self.plan.deployed(worker)
+            if before == version(joining) or worker not in self._alive:
+                continue
+            log.info("worker %s gets %s", worker[:8], joining.model.name)
+            if before:
+                self._replace(joining)
+            else:
+                self._deploy(joining)
+            self.plan.note(worker, version(joining))
+
+    def _deploy(self, joining: Joining) -> None:
+        target = serve.RunTarget(deployment(joining, self.settings), application(joining.worker), None)
+        serve.run_many([target], wait_for_applications_running=False)
+
+    def _replace(self, joining: Joining) -> None:
+        """A new model for a worker that serves an old one; the next worker's turn comes when this is done."""
+        worker = joining.worker
+        if not joining.spare and joining.high == 1:
+            self.leaving.add(worker)  # its only replica goes before the new one comes
+        self._deploy(joining)
+        until = time.monotonic() + self.settings.request_seconds + 600
+        while time.monotonic() < until and not self._ended.wait(LOOK_SECONDS):
+            told = serve.status().applications.get(application(worker))
+            if told is None or told.status in ("RUNNING", "DEPLOY_FAILED"):
+                break
+        self.leaving.discard(worker)
+
+
+def application(worker: str) -> str:
+    """The name of a worker's Serve application."""
+    return f"beholder-{worker}"
+
+
+def version(joining: Joining) -> str:
+    """Equal where nothing has to be deployed anew."""
+    return hashlib.sha256(joining.model_dump_json().encode()).hexdigest()[:16]
+
+
+def deployment(joining: Joining, settings: Settings) -> Any:
+    """The Serve application of one worker."""
+    model = joining.model
+    replicas: dict[str, Any] = {"num_replicas": joining.low}
+    if joining.high > joining.low:
+        replicas = {
+            "num_replicas": None,
+            "autoscaling_config": {
+                "min_replicas": joining.low, "max_replicas": joining.high,
+                "target_ongoing_requests": max(1, model.most_running // 2),
+                "upscale_delay_s": 5, "downscale_delay_s": 120,
+            },
+        }  # fmt: skip
+    made = serve.deployment(Replica).options(
+        name=DEPLOYMENT,
+        ray_actor_options={
+            "num_cpus": model.cpus, "num_gpus": model.gpus, "resources": {resource(joining.worker): 1},
+        },
+        max_ongoing_requests=model.most_running,
+        max_queued_requests=settings.most_waiting,
+        max_surge_percent=1 if joining.spare else 0,  # rounded up to one replica
+        max_constructor_retry_count=2,
+        health_check_period_s=0.5,
+        health_check_timeout_s=30,
+        graceful_shutdown_wait_loop_s=0.2,
+        graceful_shutdown_timeout_s=settings.request_seconds,
+        request_router_config=RequestRouterConfig(request_router_class=ConversationRouter),
+        logging_config={"log_level": "WARNING"},
+        **replicas,
+    )  # fmt: skip
+    return made.bind(model, settings)
+
+
+def _workers_of(nodes: list[Any]) -> set[str]:
+    mark = resource("")
+    return {
+        name.removeprefix(mark)
+        for node in nodes
+        if node["Alive"]
+        for name in node["Resources"]
+        if name.startswith(mark)
+    }
+
+
+def _reason(message: str) -> str | None:
+    """What the replica said of why it cannot be made, out of the traceback that Serve tells."""
+    _, found, rest = message.rpartition(FAILED)
+    return rest.strip().splitlines()[0] if found and rest.strip() else None
+
+
+def _is_loss(cause: Any) -> bool:
+    return isinstance(cause, RayError) and not isinstance(cause, RayTaskError)
