@@ -69,7 +69,7 @@ def load(model: Any, folder: Path, base_hash: str | None = None) -> None:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} is no adapter folder: it has no {name}")
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 
     tensors = load_file(folder / WEIGHTS)
     refuse_idle(tensors, folder)
@@ -79,7 +79,9 @@ def load(model: Any, folder: Path, base_hash: str | None = None) -> None:
             f"the adapter in {folder} was trained on {story.get('base')} with weights "
             f"{story['base_sha256'][:12]}, and these are {base_hash[:12]}"
         )
-    model.add_adapter(LoraConfig.from_pretrained(str(folder)), adapter_name=ADAPTER)
+    opens: Any = LoraConfig
+    config = opens.from_pretrained(str(folder))
+    model.add_adapter(config, adapter_name=ADAPTER)
     fill(model, tensors, folder)
     if (folder / BESIDE).is_file():
         fill_beside(model, load_file(folder / BESIDE), folder)

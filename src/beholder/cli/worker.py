@@ -67,6 +67,7 @@ def worker(
         from beholder.serving.cluster.worker import Worker
     except ModuleNotFoundError as error:
         raise MissingExtraError.of("beholder worker", "serve,cluster") from error
+    from beholder.checkpoints.quantize import check_name
     from beholder.cli.serve import check_engine
 
     arguments = check_engine(engine, vllm_arg)
@@ -79,6 +80,8 @@ def worker(
     name, source = named(model)
     if source is not None and Path(source).expanduser().is_dir():
         source = str(Path(source).expanduser().resolve())  # the replica starts in another folder
+    if quantize is not None:
+        check_name(quantize)
     wanted = Model(
         name=name, source=source, device=device, dtype=dtype, most_running=max_running, gpus=gpus,
         cpus=cpus or max(1, (os.cpu_count() or 1) // high), pin=pin,

@@ -209,9 +209,13 @@ class CogVLMTextModel(PreTrainedModel):
         layers: list[LayerParts] = []
         for layer in cast("list[Any]", self.layers):
             attention, mlp = layer.self_attn.language_expert, layer.mlp.language_expert
-            linears = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
-            linears += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
-            layers.append(LayerParts(*linears, layer.input_layernorm, layer.post_attention_layernorm))
+            layers.append(
+                LayerParts(
+                    attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj,
+                    mlp.gate_proj, mlp.up_proj, mlp.down_proj,
+                    layer.input_layernorm, layer.post_attention_layernorm,
+                )
+            )  # fmt: skip
         heads, width = config.num_attention_heads, config.head_dim
         return TrunkParts(
             embedding=self.embed_tokens, layers=tuple(layers), last_norm=self.norm, head=head, heads=heads,

@@ -30,7 +30,7 @@ def conversation_key(body: Mapping[str, Any]) -> bytes:
         parts += _beginning(cast("list[Any]", messages))
     else:
         prompt: Any = body.get("prompt")
-        first: Any = prompt[:1] if isinstance(prompt, list) else [prompt]
+        first = cast("list[Any]", prompt)[:1] if isinstance(prompt, list) else [prompt]
         parts += [str(text)[:BEGINNING] for text in first]
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:

@@ -257,7 +257,7 @@ def deployment(joining: Joining, settings: Settings) -> Any:
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=settings.request_seconds,
-        request_router_config=RequestRouterConfig(request_router_class=ConversationRouter),
+        request_router_config=RequestRouterConfig(request_router_class=ConversationRouter),  # pyright: ignore[reportArgumentType]
         logging_config={"log_level": "WARNING"},
         **replicas,
     )  # fmt: skip

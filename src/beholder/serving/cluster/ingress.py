@@ -43,15 +43,18 @@ class Members(Workers):
 
     def is_member(self, worker: str) -> bool:
         """Whether its node is in the Ray cluster."""
+        raise NotImplementedError
 
     def leave(self, worker: str) -> None:
         """Let it finish and go."""
 
     def is_gone(self, worker: str) -> bool:
         """Whether it has finished."""
+        raise NotImplementedError
 
     def metrics(self) -> list[tuple[str, bytes]]:
         """Each replica's process, and what it shows."""
+        raise NotImplementedError
 
 
 class Ingress:

@@ -44,7 +44,8 @@ def _state(workers: list[SeenWorker]) -> tuple[str, str | None]:
 
 def _described(name: str, workers: list[SeenWorker], settings: Settings) -> dict[str, Any]:
     state, reason = _state(workers)
-    facts = next((one.facts for one in workers if one.facts), {})
+    none: dict[str, Any] = {}
+    facts = next((one.facts for one in workers if one.facts), none)
     most = settings.most_pictures
     return {
         "id": name,

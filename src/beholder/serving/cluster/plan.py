@@ -35,7 +35,7 @@ class Model(BaseModel):
     dtype: str = "auto"
     base: str | None = None
     template: str | None = None
-    quantize: Literal["8bit", "4bit"] | None = None
+    quantize: str | None = None
     most_running: int = Field(32, ge=1)
     gpus: float = Field(0.0, ge=0)
     cpus: int = Field(1, ge=1)

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 import uuid
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -77,10 +78,13 @@ class Worker:
         self._ended = threading.Event()
         self._told = ""
 
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self._ended.set()
+
     def run(self) -> bool:
         """Serve until a signal comes; whether it ended as it was told to."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._ended.set())
+            signal.signal(number, self._end)
         while not self._ended.is_set():
             about = self._reach()
             if about is None:

@@ -125,7 +125,8 @@ class _Answer:
         """One event: new ids, their scores, why it ends, or what it cost."""
         if error := told.get("error"):
             raise CapacityError(f"vLLM: {error.get('message', error)}")
-        details = (told.get("usage") or {}).get("prompt_tokens_details") or {}
+        usage: dict[str, Any] = told.get("usage") or {}
+        details: dict[str, Any] = usage.get("prompt_tokens_details") or {}
         self.request.cached_tokens = details.get("cached_tokens") or self.request.cached_tokens
         if not told.get("choices"):
             return
@@ -200,7 +201,8 @@ def read_scores(told: Any) -> list[TokenScore]:
     if not told:
         return []
     scores: list[TokenScore] = []
-    likeliest = told.get("top_logprobs") or [{}] * len(told["tokens"])
+    none: list[dict[str, float] | None] = [None] * len(told["tokens"])
+    likeliest: list[dict[str, float] | None] = told.get("top_logprobs") or none
     for token, logprob, beside in zip(told["tokens"], told["token_logprobs"], likeliest, strict=True):
         ranked = sorted((beside or {}).items(), key=lambda pair: -pair[1])
         pairs = tuple((_read_id(name), value) for name, value in ranked)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from beholder.serving.vllm.names import TEXT_ARCHITECTURE
 
 
 def register() -> None:
     """Make our models known: to transformers, whose Auto classes vLLM asks, and to vLLM's own table."""
-    from vllm import ModelRegistry  # pyright: ignore
+    import vllm  # pyright: ignore[reportMissingImports]
 
     import beholder as _beholder  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
-    registry = ModelRegistry
-    if TEXT_ARCHITECTURE not in registry.get_supported_archs():  # pyright: ignore
+    registry: Any = cast("Any", vllm).ModelRegistry
+    if TEXT_ARCHITECTURE not in registry.get_supported_archs():
         # By name, so that vLLM's parent processes do not import torch for it.
-        registry.register_model(TEXT_ARCHITECTURE, "beholder.serving.vllm.text:BeholderText")  # pyright: ignore
+        registry.register_model(TEXT_ARCHITECTURE, "beholder.serving.vllm.text:BeholderText")

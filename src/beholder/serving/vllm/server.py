@@ -119,13 +119,13 @@ def load_on_vllm(
     folder = checkpoint_folder(source)
     family = identify_folder(folder)
     place = resolve_device(device)
-    if place.type != "cpu" and dtype in (None, "auto"):
-        dtype = resolve_dtype(None, place)
+    kind = resolve_dtype(None, place) if place.type != "cpu" and dtype in (None, "auto") else dtype
     # Opened in the machine's memory, because the whole need not fit on the device where the tower goes.
-    model: Any = open_model(folder, family, device="cpu", dtype=dtype)
+    model: Any = open_model(folder, family, device="cpu", dtype=kind)
     forget_language_model(model)
     model.to(place)
-    processor = family.processor_class().from_pretrained(folder)
+    opens: Any = family.processor_class()
+    processor = opens.from_pretrained(folder)
     if template is not None:
         processor = with_template(processor, template, family.title)
     text = model.config.get_text_config()
