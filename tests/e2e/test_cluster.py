@@ -76,6 +76,14 @@ def replicas() -> dict[int, int]:
     }
 
 
+def terminators() -> tuple[int, ...]:
+    """The tokens that would end an answer."""
+    from beholder.families.qh360vl.processing import QH360VLProcessor
+    from beholder.mini import FOLDER
+
+    return tuple(QH360VLProcessor.from_pretrained(FOLDER).terminators)
+
+
 @pytest.mark.slow
 def test_a_cluster_from_its_first_worker_to_its_last(tmp_path):
     """Conversations return to their replica, a killed one is told of, and the other one answers."""
@@ -108,10 +116,11 @@ def test_a_cluster_from_its_first_worker_to_its_last(tmp_path):
 
         before = replicas()
         assert len(before) == 2
-        long = body("Describe the picture.", stream=True, max_tokens=1500, temperature=2.0)
+        endless = {str(token): -100 for token in terminators()}
+        long = body("Describe.", stream=True, max_tokens=1500, temperature=2.0, logit_bias=endless)
         with client.stream("POST", "/v1/chat/completions", json=long) as stream:
             events = (line for line in stream.iter_lines() if line.startswith("data: "))
-            for _ in range(8):
+            for _ in range(40):
                 assert "error" not in next(events)
             busy = max(before, key=lambda pid: replicas().get(pid, 0) - before[pid])
             os.kill(busy, signal.SIGKILL)
