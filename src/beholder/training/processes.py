@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 
 import torch
@@ -18,10 +19,11 @@ def rank() -> int:
 
 
 def join() -> None:
-    """Meet the others, if there are any: with gloo on CPUs, NCCL on GPUs."""
+    """Meet the others, if there are any, until the process ends: with gloo on CPUs, NCCL on GPUs."""
     if world() > 1:
         from accelerate import PartialState
 
+        atexit.register(_part)
         on_cpu = not torch.cuda.is_available()
         PartialState(cpu=on_cpu, backend="gloo" if on_cpu else "nccl")
 
@@ -30,3 +32,9 @@ def wait_for_all() -> None:
     """Go on when every process has come here."""
     if world() > 1 and torch.distributed.is_initialized():
         torch.distributed.barrier()
+
+
+def _part() -> None:
+    """Take leave of the others. Threads that still wait for them would abort the process at its end."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
