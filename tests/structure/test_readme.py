@@ -12,35 +12,14 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.structure.pages import Block, blocks
 from tests.structure.repository import ROOT, relative
 
-FENCE = re.compile(
-    r"(?:<!-- not run here: (?P<reason>[^>]+) -->\n+)?^```(?P<language>bash|python)\n(?P<code>.*?)^```\n"
-    r"(?:\n*```text\n(?P<output>.*?)^```\n)?",
-    re.DOTALL | re.MULTILINE,
-)
-
-
-@dataclass(frozen=True)
-class Block:
-    """One fenced block of the page and the output printed below it, if any."""
-
-    language: str
-    code: str
-    output: str | None
-    reason: str | None
-
-
-def blocks(page: str) -> list[Block]:
-    """The bash and python blocks of a Markdown page."""
-    return [Block(m["language"], m["code"], m["output"], m["reason"]) for m in FENCE.finditer(page)]
-
-
-PAGE = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = [block for block in blocks(README) if block.language in ("bash", "python")]
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,7 @@ CHECK_FAILED = 3
 
 
 def doctor(
-    path: Annotated[
-        str | None,
-        typer.Argument(
-            help="A folder, or a hub id that was downloaded; left out, the model in the package.",
-            show_default=False,
-        ),
-    ] = None,
+    path: options.Checkpoint = None,
     base: options.Base = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Read all numbers too: NaN, zeros, checksums.")

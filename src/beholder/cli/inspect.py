@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -18,13 +18,7 @@ SHOWN = 10
 
 
 def inspect(
-    path: Annotated[
-        str | None,
-        typer.Argument(
-            help="A folder, or a hub id that was downloaded; left out, the model in the package.",
-            show_default=False,
-        ),
-    ] = None,
+    path: options.Checkpoint = None,
     base: options.Base = None,
     as_json: options.AsJson = False,
 ) -> None:

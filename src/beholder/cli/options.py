@@ -15,6 +15,13 @@ Model = Annotated[
         "--model", "-m", help="Hub id or folder; left out, the model in the package.", show_default=False
     ),
 ]
+Checkpoint = Annotated[
+    str | None,
+    typer.Argument(
+        help="A folder, or a hub id that was downloaded; left out, the model in the package.",
+        show_default=False,
+    ),
+]
 Base = Annotated[
     str | None,
     typer.Option(

@@ -36,6 +36,14 @@ class AddressError(InputError):
     """A picture's address may not be used."""
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what is bound there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def is_public(address: Address) -> bool:
     """Whether an address belongs to a host on the open internet."""
     if any(address in network for network in CARRIERS):

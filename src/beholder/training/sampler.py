@@ -15,12 +15,8 @@ POOL = (
 )
 
 
-class LengthGroupedSampler(Sampler[int]):
-    """All samples once per epoch; neighbours in a batch have similar length and the same modality.
-
-    `lengths` are positive for samples with pictures and negative for text-only ones, as in LLaVA's
-    group_by_modality_length. The order depends on the seed and the epoch alone.
-    """
+class EpochSampler(Sampler[int]):
+    """All samples once per epoch, in an order of the seed and the epoch alone."""
 
     def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
         self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
@@ -32,8 +28,20 @@ class LengthGroupedSampler(Sampler[int]):
         """Called by the data loader before each epoch."""
         self.epoch = epoch
 
+    def chance(self) -> torch.Generator:
+        """The random numbers of this epoch."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+
+
+class LengthGroupedSampler(EpochSampler):
+    """All samples once per epoch; neighbours in a batch have similar length and the same modality.
+
+    `lengths` are positive for samples with pictures and negative for text-only ones, as in LLaVA's
+    group_by_modality_length. The order depends on the seed and the epoch alone.
+    """
+
     def __iter__(self) -> Iterator[int]:
-        chance = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        chance = self.chance()
         batches, rest = [], []
         for has_pictures in (True, False):
             indices = [i for i, length in enumerate(self.lengths) if (length > 0) == has_pictures]
@@ -123,23 +131,16 @@ def modality_order(
     return [i for group in mixed for i in group]
 
 
-class ModalityLengthSampler(Sampler[int]):
+class ModalityLengthSampler(EpochSampler):
     """All rows once per epoch in a published order; it depends on the seed and the epoch alone."""
 
     def __init__(
         self, lengths: Sequence[int], batch: int, world: int, rule: Literal["llava", "internvl"], seed: int
     ) -> None:
-        self.lengths, self.batch, self.world = lengths, batch, world
+        super().__init__(lengths, batch, seed)
+        self.world = world
         self.rule: Literal["llava", "internvl"] = rule
-        self.seed, self.epoch = seed, 0
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader before each epoch."""
-        self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        chance = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        chance = self.chance()
         yield from modality_order(self.lengths, self.batch, self.world, self.rule, chance, chance)

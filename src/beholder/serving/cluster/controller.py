@@ -12,16 +12,16 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
-import uvicorn
 from fastapi import FastAPI
 
 from beholder.core.errors import BeholderError, ConfigError
-from beholder.serving.cluster.ingress import Ingress, create_ingress
-from beholder.serving.cluster.node import ENVIRONMENT, Node, free_port, head, is_loopback, own_address
+from beholder.serving.addresses import is_loopback
+from beholder.serving.cluster.ingress import create_ingress
+from beholder.serving.cluster.node import ENVIRONMENT, Node, free_port, head, own_address
 from beholder.serving.cluster.plan import Plan
-from beholder.serving.settings import KEYS_VARIABLE, Settings
+from beholder.serving.draining import Draining, configured, warn_if_open
+from beholder.serving.settings import Settings
 
 log = logging.getLogger("beholder.serve")
 
@@ -94,39 +94,11 @@ def _born(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
-class DrainingIngress(uvicorn.Server):
-    """A signal lets running answers finish, while new ones get 503; a second one ends at once."""
-
-    def __init__(self, config: uvicorn.Config, ingress: Ingress) -> None:
-        super().__init__(config)
-        self.ingress = ingress
-        self.drained_by: float | None = None
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal came."""
-        if self.drained_by is not None:
-            self.force_exit = self.should_exit = True
-            return
-        self.ingress.admission.is_draining = True
-        self.drained_by = time.monotonic() + self.ingress.settings.request_seconds
-
-    async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether to end now."""
-        if self.drained_by is not None:
-            inside = self.ingress.admission.inside
-            self.should_exit |= not inside or time.monotonic() > self.drained_by
-        return await super().on_tick(counter)
-
-
 def run(
     host: str, port: int, settings: Settings, folder: Path, *, ray_port: int = 0, page: FastAPI | None = None
 ) -> bool:
     """Start or join the head and take requests until a signal comes; whether it ended as it was told to."""
-    if not is_loopback(host) and not settings.keys:
-        log.warning(
-            "anybody who can reach %s may use this server: give it API keys (--api-keys FILE or %s)",
-            host, KEYS_VARIABLE,
-        )  # fmt: skip
+    warn_if_open(host, settings)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from beholder.serving.cluster.fleet import Fleet
@@ -138,11 +110,7 @@ def run(
         fleet.connect(joined.address, joined.session)
         about = {"ray": joined.address, "session": joined.session}
         app = create_ingress(fleet, settings, about, page)  # pyright: ignore[reportArgumentType]
-        config = uvicorn.Config(
-            app, host=host, port=port, log_config=None, access_log=False, server_header=False, lifespan="on",
-            timeout_graceful_shutdown=10,
-        )  # fmt: skip
-        server = DrainingIngress(config, app.state.ingress)
+        server = Draining(configured(app, host, port), app.state.ingress)
         log.info("workers join with --controller %s:%d", _shown(host), port)
         asyncio.run(server.serve())
         fleet.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 import math
@@ -18,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from beholder.core.errors import BeholderError
+from beholder.serving.addresses import is_loopback
 
 log = logging.getLogger("beholder.serve")
 
@@ -125,17 +125,6 @@ def own_address(other: str) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((host, int(port)))  # sends nothing; only chooses the way
         return str(probe.getsockname()[0])
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what is bound there.
-
-    The same as in `server.py`, which brings torch along; a worker's own process must stay small.
-    """
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def free_port() -> int:

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from beholder.core.errors import BeholderError, ConfigError
-from beholder.serving.cluster.node import Node, is_loopback, member
+from beholder.serving.addresses import is_loopback
+from beholder.serving.cluster.node import Node, member
 from beholder.serving.cluster.plan import Joining, Model
 
 log = logging.getLogger("beholder.serve")

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from beholder.core.errors import BeholderError, ConfigError
-from beholder.serving.server import is_loopback
+from beholder.serving.addresses import is_loopback
 
 TIMEOUT = httpx.Timeout(15.0, read=900.0)
 
