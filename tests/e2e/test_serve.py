@@ -222,3 +222,29 @@ def test_bad_arguments(capsys):
     assert main(["serve", "--api-keys", "/nowhere/keys"]) == 2
     assert main(["serve", "a=x/y", "a=z/w"]) == 2
     assert "two models are called a" in capsys.readouterr().err
+    assert main(["serve", "a=x/y", "b=x/y", "--template", "vqa"]) == 2
+    assert "for one model and 2 were given" in capsys.readouterr().err
+    assert main(["serve", "--quantize", "3bit"]) == 2
+    assert main(["controller", "--log-format", "xml"]) == 2
+
+
+def test_how_a_model_is_opened_is_passed_on(monkeypatch):
+    from beholder.cli import main
+    from beholder.serving import server
+
+    opened: dict[str, Any] = {}
+    openers: list[Any] = []
+
+    def create(_registry: Any, _settings: Any, opener: Any, page: Any = None) -> None:
+        openers.append(opener)
+
+    monkeypatch.setattr("beholder.serving.app.create_app", create)
+    monkeypatch.setattr(server, "run", lambda *_: True)
+    monkeypatch.setattr("beholder.api.load", lambda source, **given: opened.update(given, source=source))
+    given = ["--base", "b", "--template", "vqa", "--quantize", "4bit", "--max-running", "3"]
+    assert main(["serve", "x/y", *given, "--dtype", "float32", "--device", "cpu", "--no-web"]) == 0
+    openers[0]("x/y")
+    assert opened == {
+        "source": "x/y", "base": "b", "template": "vqa", "quantize": "4bit", "most_running": 3,
+        "dtype": "float32", "device": "cpu",
+    }  # fmt: skip

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from beholder.cli import serving_options
 from beholder.core.errors import MissingExtraError
 
 KEY_VARIABLE = "BEHOLDER_API_KEY"
-MOST_PORTS = 65535
 
 
 def web(
@@ -18,8 +18,8 @@ def web(
         str,
         typer.Option(help="The server's address, such as http://127.0.0.1:8000/v1.", show_default=False),
     ],
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is every network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=MOST_PORTS, help="Which port.")] = 7860,
+    host: serving_options.Host = "127.0.0.1",
+    port: serving_options.Port = 7860,
 ) -> None:
     """Show the web page over a server with OpenAI's API; its key, if any, is read from BEHOLDER_API_KEY."""
     try:

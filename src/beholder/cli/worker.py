@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from beholder.cli import options
+from beholder.cli import options, serving_options
 from beholder.core.errors import ConfigError, MissingExtraError
 
 
@@ -40,17 +40,9 @@ def worker(
     update: Annotated[
         bool, typer.Option("--update", help="Replace the model of that name on all workers, one by one.")
     ] = False,
-    engine: Annotated[
-        str, typer.Option(help="beholder, or vllm for the language model (Llama kinds; needs vLLM).")
-    ] = "beholder",
-    vllm_arg: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="An argument of vLLM's server, as tensor-parallel-size=8; may be given again.",
-            show_default=False,
-        ),
-    ] = None,
-    log_format: Annotated[str, typer.Option(help="text or json.")] = "text",
+    engine: serving_options.Engine = "beholder",
+    vllm_arg: serving_options.VllmArg = None,
+    log_format: serving_options.LogFormat = "text",
     base: options.Base = None,
     template: options.Template = None,
     quantize: options.Quantize = None,
@@ -59,8 +51,7 @@ def worker(
 ) -> None:
     """Join a controller from this machine and serve a model there, until a signal ends it."""
     low, high = _range(replicas)
-    if log_format not in ("text", "json"):
-        raise ConfigError(f"--log-format is {log_format!r}; it must be text or json")
+    form = serving_options.check_log_format(log_format)
     try:
         from beholder.serving import logs
         from beholder.serving.cluster.plan import Model, named
@@ -68,15 +59,12 @@ def worker(
     except ModuleNotFoundError as error:
         raise MissingExtraError.of("beholder worker", "serve,cluster") from error
     from beholder.checkpoints.quantize import check_name
-    from beholder.cli.serve import check_engine
 
-    arguments = check_engine(engine, vllm_arg)
+    arguments = serving_options.check_engine(engine, vllm_arg)
     if find_spec("ray") is None:
         raise MissingExtraError.of("beholder worker", "serve,cluster")
     if engine == "vllm" and (base or quantize):
-        raise ConfigError(
-            "--base and --quantize are not for --engine vllm; merge or convert the model before"
-        )
+        raise ConfigError(serving_options.NOT_FOR_VLLM)
     name, source = named(model)
     if source is not None and Path(source).expanduser().is_dir():
         source = str(Path(source).expanduser().resolve())  # the replica starts in another folder
@@ -88,7 +76,7 @@ def worker(
         engine="vllm" if engine == "vllm" else "beholder", arguments=arguments,
         base=base, template=template, quantize=quantize,
     )  # fmt: skip
-    logs.set_up("json" if log_format == "json" else "text")
+    logs.set_up(form)
     if not Worker(controller, wanted, low, high, update=update).run():
         raise typer.Exit(1)
 
