@@ -28,6 +28,17 @@ def test_a_loss_that_is_no_number_names_its_rows(tmp_path: Path, llama3_tokenize
         train(stage, model, processor)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_is_gone_is_one_sentence(tmp_path: Path, llama3_tokenizer: Any, workers: int) -> None:
+    folder = checkpoint("llava", tmp_path, llama3_tokenizer)
+    write_rows(tmp_path)
+    (tmp_path / "3.png").unlink()
+    stage = recipe("llava", folder, tmp_path / "out", workers=workers)
+    with pytest.raises(InputError) as told:
+        run(stage)
+    assert str(told.value) == f"row row 3: no such file: {tmp_path / '3.png'}"
+
+
 def test_samples_log_and_plot(tmp_path: Path, llama3_tokenizer: Any) -> None:
     pytest.importorskip("matplotlib")
     folder = checkpoint("cogvlm", tmp_path, llama3_tokenizer)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,6 +55,15 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def row_name(row: dict[str, Any]) -> str:
     """How a row is called in messages."""
     return str(row.get("id", row.get("image", "without id")))
+
+
+@contextmanager
+def of_row(row: dict[str, Any]) -> Generator[None]:
+    """What is wrong with a picture or a text inside is told with the row's name."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"row {row_name(row)}: {error}") from error
 
 
 def row_pictures(row: dict[str, Any]) -> list[str]:
@@ -107,11 +117,10 @@ def row_messages(row: dict[str, Any], pictures: Path) -> list[Message]:
     if "messages" in row:
         opener = partial(open_below, pictures)
         turns = enumerate(row["messages"], start=1)
-        try:
+        with of_row(row):
             return [read_message(turn, number, opener) for number, turn in turns]
-        except InputError as error:
-            raise InputError(f"row {row_name(row)}: {error}") from error
-    waiting = [open_picture(pictures / name) for name in row_pictures(row)]
+    with of_row(row):
+        waiting = [open_picture(pictures / name) for name in row_pictures(row)]
     messages: list[Message] = []
     for turn in row["conversations"]:
         if turn.get("from") not in SPEAKERS:
@@ -175,7 +184,9 @@ class Conversations(Dataset[dict[str, Any]]):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         row, pictures = self.row(position)
-        sample = self.processor.encode_training(row_messages(row, pictures))
+        messages = row_messages(row, pictures)
+        with of_row(row):
+            sample = self.processor.encode_training(messages)
         if all(label == IGNORED for label in sample["labels"]):
             shown = mask_of(sample["input_ids"], sample["labels"], self.processor)
             raise InputError(

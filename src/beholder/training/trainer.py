@@ -7,6 +7,8 @@ from the newest complete checkpoint there and ends with the same weights.
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer
 
-from beholder.core.errors import ConfigError, InputError
+from beholder.core.errors import BeholderError, ConfigError, InputError
 from beholder.training import adapters
 from beholder.training.checking import MANIFEST, confirm_manifest
 from beholder.training.data import Conversations, row_name
@@ -161,8 +163,22 @@ def train(recipe: Recipe, model: Any, processor: Any, *, accept_changes: bool = 
         # Asked to resume at the last step, the Trainer would take one step more.
         trainer._load_from_checkpoint(str(resume))
     else:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        with plainly():
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     return write_outcome(trainer, model, processor, recipe)
+
+
+@contextmanager
+def plainly() -> Generator[None]:
+    """A process that reads rows tells an error of ours with its whole traceback; here the sentence stays."""
+    try:
+        yield
+    except BeholderError as error:
+        kind = type(error)
+        _, found, sentence = str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")
+        if not found:
+            raise
+        raise kind(sentence.strip()) from error
 
 
 def prepare_model(model: Any, recipe: Recipe) -> None:
