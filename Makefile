@@ -16,7 +16,7 @@ PICTURE := examples/shapes.png
 QUESTION := What shape is red?
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format wheel constraints clean
+.PHONY: help demo test slow check format wheel constraints clean
 
 help:  ## these lines
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -31,6 +31,9 @@ demo: $(VENV)/stamp-library  ## set up, then ask the built-in model about a pict
 
 test: $(VENV)/stamp-development  ## set up for development, then run the default tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+slow: $(VENV)/stamp-development  ## the tests left out there: servers, clusters, browsers, every command of the pages
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow and not network and not weights"
 
 check: $(VENV)/stamp-development  ## format, lint, import contract, types
 	$(BIN)/ruff format --check .
