@@ -1,4 +1,4 @@
-"""Writes the pages of docs/reference that follow from the code, and docs/models/sizes.md.
+"""Writes what follows from the code: the pages of docs/reference, docs/models/sizes.md and the manual page.
 
     python docs/make_reference.py [--check]
 
@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+import man_page  # noqa: E402
+
 MADE = "<!-- Made by docs/make_reference.py. Do not edit. -->\n\n"
 # What the API page describes: a module, and of it these names.
 API = {
@@ -311,12 +314,14 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/errors.md": errors_page,
     "reference/metrics.md": metrics_page,
     "models/sizes.md": sizes_page,
+    "man/beholder.1": man_page.man_page,
 }
 
 
 def made(name: str) -> str:
     """The text of a page as it should be."""
-    return MADE + PAGES[name]().rstrip("\n") + "\n"
+    mark = MADE if name.endswith(".md") else man_page.MADE
+    return mark + PAGES[name]().rstrip("\n") + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
