@@ -35,10 +35,20 @@ ROWS: dict[str, tuple[tuple[str, str, str, str, str], ...]] = {
     "overhead": (
         ("a step beside the model, {requests} running", "ms", "overhead_ms_per_step", "", "≤ 0.5"),
     ),
-    "preprocessing": (("a JPEG of 12 megapixels", "ms", "preprocess_12mp_ms", "", "≤ 60"),),
+    "preprocessing": (
+        ("a JPEG of 12 megapixels", "ms", "preprocess_12mp_ms", "", "≤ 60"),
+        ("… of which Pillow's decoding, the floor", "ms", "preprocess_12mp_bare_decode_ms", "", ""),
+    ),
     "memory": (
         ("keys and values", "bytes per token", "kv_bytes_per_token", "", "the formula's"),
         ("growth over {growth} requests", "bytes per request", "growth_bytes_per_request", "", "none"),
+    ),
+    "vllm": (
+        ("first token, first turn, beside vLLM", "ms", "first_token_ms", "vllm_first_token_ms", ""),
+        ("first token, second turn on the picture, beside vLLM", "ms", "second_turn_ms",
+         "vllm_second_turn_ms", "≥ 1.5 × faster"),
+        ("{requests} picture requests at once, {shortest} to {longest} tokens, beside vLLM", "tokens/s",
+         "concurrent_tokens_per_s", "vllm_concurrent_tokens_per_s", "≥ 1.1 × the peer's"),
     ),
     "startup": (("cold process to first token", "s", "cold_first_token_s", "", "≤ 6, built-in model"),),
 }  # fmt: skip
@@ -80,10 +90,28 @@ def table(records: dict[tuple[str, str], RunRecord]) -> str:
                 one, other, rate = map(number, told)
                 which = what.format(**record.settings)
                 lines.append(f"| {subject} | {which} | {unit} | {one} | {other} | {aim} | {rate} |")
-    lines.append("")
+    lines += ["", better_peers(records), ""]
     for line in dict.fromkeys(described(record) for record in records.values()):
         lines.append(line)
     return "\n".join(lines)
+
+
+def better_peers(records: dict[tuple[str, str], RunRecord]) -> str:
+    """One sentence: what a peer was better at, and by how much."""
+    found: list[str] = []
+    compared = 0
+    for (subject, figure), record in records.items():
+        for what, unit, ours, theirs, _ in ROWS.get(figure, ()):
+            one, other = record.values.get(ours), record.values.get(theirs)
+            if not one or not other:
+                continue
+            compared += 1
+            times = other / one if unit.endswith("/s") else one / other
+            if times > 1:
+                found.append(f"{subject}, {what.format(**record.settings)} ({times:.2f} ×)")
+    if not found:
+        return f"No peer was better at one of the {compared} figures that were measured beside it."
+    return f"A peer was better at: {'; '.join(found)}."
 
 
 def described(record: RunRecord) -> str:

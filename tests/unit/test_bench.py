@@ -78,6 +78,7 @@ def test_pictures_and_a_cold_start(capsys):
     parts = sum(found[name] for name in ("import_s", "load_s", "prepare_s", "answer_s"))
     assert 0 < parts <= found["cold_first_token_s"] + 0.1
     assert 0 < found["preprocess_12mp_open_ms"] < found["preprocess_12mp_ms"]
+    assert found["preprocess_12mp_pillow_rgb_ms"] > 0
 
 
 @pytest.mark.parametrize(
@@ -181,3 +182,37 @@ def test_the_newest_record_of_a_figure_counts(tmp_path: Path):
     assert "91.3" not in made
     assert "not installed: vllm" in made
     assert tables["table"]({}) == tables["NONE_YET"]
+
+
+def test_the_page_tells_what_a_peer_was_better_at(tmp_path: Path):
+    from dataclasses import replace
+    from runpy import run_path
+
+    tables = run_path(str(ROOT / "benchmarks" / "tables.py"), run_name="tables")
+    told = {
+        "layers": 2, "dtype": "float32", "threads": 1, "peer": "vllm 0.1", "peers_not_installed": [],
+        "requests": 16, "shortest": 16, "longest": 256,
+    }  # fmt: skip
+    beside = RunRecord(
+        subject="m", weights="", measure="bench vllm", samples=1, settings=told, code="c" * 40,
+        machine="box", packages={"torch": "2.0"}, seconds=1.0,
+        values={
+            "first_token_ms": 300.0, "vllm_first_token_ms": 200.0, "second_turn_ms": 10.0,
+            "vllm_second_turn_ms": 20.0, "concurrent_tokens_per_s": 40.0,
+            "vllm_concurrent_tokens_per_s": 50.0,
+        },
+    )  # fmt: skip
+    beside.write(tmp_path / "engine-m-vllm-2026-01-01.json")
+    made = tables["table"](tables["newest"](tmp_path))
+    assert (
+        "| m | first token, second turn on the picture, beside vLLM | ms | 10 | 20 | ≥ 1.5 × faster |" in made
+    )
+    assert (
+        "A peer was better at: m, first token, first turn, beside vLLM (1.50 ×); "
+        "m, 16 picture requests at once, 16 to 256 tokens, beside vLLM (1.25 ×)."
+    ) in made
+    assert "peer: vllm 0.1" in made
+    better = replace(beside, values={"first_token_ms": 100.0, "vllm_first_token_ms": 200.0})
+    better.write(tmp_path / "engine-m-vllm-2026-01-01.json")
+    made = tables["table"](tables["newest"](tmp_path))
+    assert "No peer was better at one of the 1 figures that were measured beside it." in made

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -36,9 +40,9 @@ def neighbours_are_well(engine: Engine, failing, error: type[Exception], match: 
 def test_pictures_that_are_not_numbers(engine):
     inputs = prompt("cc")
     broken = {**inputs, "pixel_values": torch.full_like(inputs["pixel_values"], torch.nan)}
-    neighbours_are_well(engine, engine.submit(broken, GREEDY), ValueError, "scores are not numbers")
+    neighbours_are_well(engine, engine.submit(broken, GREEDY), InputError, "scores are not numbers")
     again = engine.submit(broken, Sampling(max_tokens=3, temperature=1.0))
-    with pytest.raises(ValueError, match="scores are not numbers"):
+    with pytest.raises(InputError, match="scores are not numbers"):
         rest(again)
 
 
@@ -121,6 +125,78 @@ def test_out_of_memory_sheds_the_newest(engine, monkeypatch: pytest.MonkeyPatch)
     assert isinstance(new.error.__cause__, torch.OutOfMemoryError)
 
 
+def test_out_of_memory_while_a_prompt_is_read(engine, monkeypatch: pytest.MonkeyPatch):
+    """Also then the newest goes, though an older one was read; and what the failed step held is let go."""
+    held: list[weakref.ref[torch.Tensor]] = []
+    read, failures = engine._steps.runner.read, [RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+
+    def full(*given, **named):
+        if failures:
+            large = torch.zeros(1000)
+            held.append(weakref.ref(large))
+            raise failures.pop()
+        return read(*given, **named)
+
+    monkeypatch.setattr(engine._steps.runner, "read", full)
+    old, new = engine.submit(prompt("cc"), GREEDY), engine.submit(prompt("text"), GREEDY)
+    late = engine.submit(prompt("turn2"), GREEDY)  # waits, for it begins like the first
+    assert rest(old) == alone("cc")
+    with pytest.raises(CapacityError, match="memory ran out with 2 requests running, and this one came last"):
+        rest(new)
+    assert held[0]() is None
+    assert rest(late) == alone("turn2")
+    assert engine.stats().blocks_used == 0
+
+
+def test_no_room_for_keys_and_values_ends_nobody_else(engine, monkeypatch: pytest.MonkeyPatch):
+    """Half of a layer's memory is none: the next request starts over."""
+    store, failing = engine._steps.runner.store, [False, False, False, True]
+    taking = store._memory
+
+    def full(like):
+        if failing and failing.pop(0):
+            raise MemoryError
+        return taking(like)
+
+    monkeypatch.setattr(store, "_memory", full)
+    with pytest.raises(CapacityError, match="memory ran out with 1 requests running"):
+        rest(engine.submit(prompt("text"), GREEDY))
+    assert rest(engine.submit(prompt("text"), GREEDY)) == alone("text")
+
+
+def test_an_interrupted_step_is_run_again(engine):
+    """Ctrl-C while tokens are chosen: whoever got none yet gets it with the next step."""
+    interrupts = [KeyboardInterrupt()]
+
+    def mask(said: Sequence[int]) -> None:
+        if len(said) == 2 and interrupts:
+            raise interrupts.pop()
+
+    before = engine.submit(prompt("text"), GREEDY)
+    asked = engine.submit(prompt("other"), SAMPLINGS[1], mask=mask)
+    after = engine.submit(prompt("cc"), GREEDY)
+    with pytest.raises(KeyboardInterrupt):
+        rest(asked)
+    assert [rest(one) for one in (before, asked, after)] == [alone("text"), alone("other", 1), alone("cc")]
+    engine = Engine(model(), block=BLOCK)
+    interrupts.append(KeyboardInterrupt())
+
+    def first(said: Sequence[int]) -> None:
+        if interrupts:
+            raise interrupts.pop()
+
+    asked = engine.submit(prompt("cc"), GREEDY, mask=first)
+    with pytest.raises(KeyboardInterrupt):
+        rest(asked)
+    assert rest(asked) == alone("cc")
+
+
+def test_a_seed_that_is_no_seed(engine):
+    with pytest.raises(InputError, match=r"seed is 18446744073709551616; it must fit 64 bits"):
+        engine.submit(prompt("text"), Sampling(temperature=1.0, seed=2**64))
+    assert len(rest(engine.submit(prompt("text"), Sampling(max_tokens=2, temperature=1.0, seed=-5)))) == 2
+
+
 def test_a_request_that_never_fits():
     small = Engine(model(), block=BLOCK, kv_memory=memory(3))
     with pytest.raises(CapacityError, match=r"for \d+ tokens and there is room for 12"):
@@ -152,11 +228,15 @@ def test_closing_ends_everything(engine):
         engine.start()
 
 
-def test_the_death_of_the_thread_reaches_everybody(engine, monkeypatch: pytest.MonkeyPatch):
-    def dying():
+@pytest.mark.parametrize("broken", [("plan",), ("plan", "remove"), ("plan", "add", "remove")])
+def test_the_death_of_the_thread_reaches_everybody(engine, broken, monkeypatch: pytest.MonkeyPatch):
+    """Also where the bookkeeping that is broken cannot take them out."""
+
+    def dying(*_):
         raise SystemError("broken bookkeeping")
 
-    monkeypatch.setattr(engine._steps.scheduler, "plan", dying)
+    for name in broken:
+        monkeypatch.setattr(engine._steps.scheduler, name, dying)
     requests = [engine.submit(prompt(name), GREEDY) for name in ("cc", "text", "other")]
     told: list[str] = []
 
@@ -176,6 +256,45 @@ def test_the_death_of_the_thread_reaches_everybody(engine, monkeypatch: pytest.M
     assert told == ["broken bookkeeping"] * 3
     with pytest.raises(RuntimeError, match="the engine is closed"):
         engine.submit(prompt("text"), GREEDY)
+
+
+def test_who_comes_while_the_thread_dies_is_told_too(engine, monkeypatch: pytest.MonkeyPatch):
+    class Slow(deque):
+        """Lets the thread die between the look whether it lives and the request's arrival."""
+
+        def append(self, job) -> None:
+            dead.set()
+            until = time.monotonic() + 0.3
+            while engine._closed is None and time.monotonic() < until:
+                time.sleep(0.01)
+            super().append(job)
+
+    stepping, dead = threading.Event(), threading.Event()
+
+    def dying():
+        stepping.set()
+        dead.wait()
+        raise SystemError("broken bookkeeping")
+
+    first = engine.submit(prompt("text"), GREEDY)
+    monkeypatch.setattr(engine._steps.scheduler, "plan", dying)
+    monkeypatch.setattr(engine._steps, "arrivals", Slow(engine._steps.arrivals))
+    engine.start()
+    assert stepping.wait(timeout=30)
+    late = engine.submit(prompt("cc"), GREEDY)
+    told: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            next(late)
+        except SystemError as error:
+            told.append(error)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    waiting.join(timeout=10)
+    assert [str(error) for error in told] == ["broken bookkeeping"]
+    assert isinstance(first.error, SystemError)
 
 
 def test_a_thread_answers_many_at_once(engine):

@@ -102,10 +102,23 @@ def test_a_mask_hears_what_was_said():
     assert heard == [[], [3]]
 
 
-def test_scores_are_those_before_penalties():
-    chooser = Chooser(Sampling(logprobs=2, logit_bias={4: 9.0}), [], CPU)
-    chooser.choose(SCORES)
-    (score,) = chooser.scores
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"logit_bias": {4: 9.0}},
+        {"logit_bias": {4: 9.0}, "presence_penalty": 0.5, "frequency_penalty": 0.25},
+        {"logit_bias": {4: 9.0}, "repetition_penalty": 2.0},
+        {"logit_bias": {4: 99.0}, "temperature": 2.0, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "seed": 1},
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_are_those_before_penalties(settings, dtype):
+    chooser, given = Chooser(Sampling(logprobs=2, **settings), [1], CPU), SCORES.to(dtype)
+    chooser.choose(given)
+    chooser.choose(given)
+    assert torch.equal(given, SCORES.to(dtype))
+    first, score = chooser.scores
+    assert first == score
     wanted = SCORES[0].log_softmax(0)
     assert score.token == 4
     assert score.logprob == pytest.approx(float(wanted[4]))

@@ -142,6 +142,21 @@ def test_who_reads_the_same_waits_and_lets_others_pass():
     assert one.pool.used < 4 + 5 + 4
 
 
+def test_what_was_begun_before_forgetting_is_never_used_again():
+    """Its later blocks would stand on what is gone, and be found under the same names."""
+    one = scheduler()
+    one.add(task(1, "a picture", answer=12))
+    run(one, one.plan())
+    one.forget()
+    assert one.pool.idle == 0
+    while one.running:
+        run(one, one.plan())
+        if one.running[0].length == 20:
+            one.remove(one.running[0])
+    assert one.pool.find(Content(b"a picture" + b"." * 11, 1).named(5, SIZE)) == []
+    assert (one.pool.used, one.pool.idle) == (0, 0)
+
+
 def test_removing_twice_and_unknown_tasks():
     one = scheduler()
     here, never = task(1, "abc"), task(2, "abc")

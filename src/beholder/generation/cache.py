@@ -97,8 +97,9 @@ class Store:
                     f"{wanted[1]}"
                 )
         while len(self.keys) <= index:
-            self.keys.append(self._memory(key))
-            self.values.append(self._memory(value))
+            memory = self._memory(key), self._memory(value)  # both or, where there is no room, neither
+            self.keys.append(memory[0])
+            self.values.append(memory[1])
         return self.keys[index], self.values[index]
 
     def _memory(self, like: Tensor) -> Tensor:

@@ -160,7 +160,7 @@ class Engine:
     def forget(self) -> None:
         """Drop everything kept for reuse, for example after the weights have changed."""
         with self._turn:
-            self._pool.forget()
+            self._steps.scheduler.forget()
             self._pictures.forget()
             self._packed.forget()
 
@@ -226,8 +226,9 @@ class Engine:
                         return
                 self.step()
         except BaseException as error:
-            with self._turn:
+            with self._news:  # where requests come in: each came before this and is told, or is refused
                 self._closed = error
+            with self._turn:
                 self._steps.end_all(error)
             with self._news:
                 self._news.notify_all()

@@ -57,9 +57,9 @@ class Chooser:
         )
 
     def choose(self, scores: Tensor) -> int:
-        """The next token from its row of logits, (1, vocabulary). ValueError if they are not numbers."""
+        """The next token from its row of logits, (1, vocabulary). InputError if they are not numbers."""
         if bool(scores.isnan().any()):
-            raise ValueError(
+            raise InputError(
                 "the model's scores are not numbers; the pictures or the weights hold some that are not"
             )
         changed = self._changed(scores)
@@ -154,8 +154,10 @@ def _random_numbers(sampling: Sampling, device: torch.device) -> torch.Generator
     numbers = torch.Generator(device)
     if sampling.seed is None:
         numbers.seed()
-    else:
-        numbers.manual_seed(sampling.seed)
+        return numbers
+    if not -(2**63) <= sampling.seed < 2**64:
+        raise InputError(f"seed is {sampling.seed}; it must fit 64 bits")
+    numbers.manual_seed(sampling.seed)
     return numbers
 
 

@@ -165,6 +165,12 @@ class Scheduler:
             task.content.append(row)
         task.length += 1
 
+    def forget(self) -> None:
+        """Drop what was kept for reuse; nothing of requests that run will be kept, for they began before."""
+        self.pool.forget()
+        for task in self.running:
+            task.content = None
+
     def _chunks(self, budget: int) -> list[Chunk]:
         chunks: list[Chunk] = []
         for task in self.running:

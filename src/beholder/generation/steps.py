@@ -7,7 +7,9 @@ anywhere.
 from __future__ import annotations
 
 import time
+import traceback
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,8 +72,8 @@ class Steps:
         """Let arrivals in and those who leave out."""
         while self.arrivals:
             job = self.arrivals.popleft()
-            self.scheduler.add(job.task)
             self.jobs[job.task] = job
+            self.scheduler.add(job.task)
         if self.departures:
             gone = set()
             while self.departures:
@@ -96,8 +98,9 @@ class Steps:
         clock.tower += self.embedder.seconds - tower
         clock.prefill += time.perf_counter() - start
         self.counts.prompt_tokens += chunk.stop - chunk.start
-        self.scheduler.ran(job.task, chunk.stop)
-        if scores is not None:
+        if scores is None:
+            self.scheduler.ran(job.task, chunk.stop)
+        else:
             self._choose([job], scores)
 
     def _answer(self, jobs: list[Job]) -> None:
@@ -114,8 +117,6 @@ class Steps:
             for job in jobs:
                 self._answer([job])
             return
-        for job in jobs:
-            self.scheduler.ran(job.task, job.task.length)
         self._choose(jobs, scores)
 
     def _choose(self, jobs: list[Job], scores: Any) -> None:
@@ -142,6 +143,8 @@ class Steps:
         request.clock.first = request.clock.first or now
         request.clock.last = now
         request.scores = job.chooser.scores
+        # Only now: a step that is interrupted, by Ctrl-C for example, is run again for whom it gave nothing.
+        self.scheduler.ran(job.task, job.task.length)
         prompt.ids.append(token)
         self.scheduler.said(job.task, prompt.row(len(prompt.ids) - 1) if job.task.content else b"")
         self.counts.answer_tokens += 1
@@ -161,19 +164,27 @@ class Steps:
                 f"memory ran out with {len(self.scheduler.running)} requests running, and this one came last"
                 "; try again later, send smaller pictures, or give the engine less kv_memory"
             )
+            traceback.clear_frames(error.__traceback__)  # what they hold is the memory that is wanted
             shed.__cause__ = error
             error = shed
         self._end(job, error)
 
     def end_all(self, how: FinishReason | BaseException) -> None:
-        """End every request alike."""
-        self.welcome()
-        for job in list(self.jobs.values()):
-            self._end(job, how)
+        """End every request alike; nobody comes any more."""
+        for job in (*self.jobs.values(), *self.arrivals):
+            with suppress(Exception):  # who waits must hear of it also where the bookkeeping is what broke
+                self.scheduler.remove(job.task)
+            self._tell(job, how)
+        self.jobs.clear()
+        self.arrivals.clear()
+        self.departures.clear()
 
     def _end(self, job: Job, how: FinishReason | BaseException) -> None:
         self.scheduler.remove(job.task)
         del self.jobs[job.task]
+        self._tell(job, how)
+
+    def _tell(self, job: Job, how: FinishReason | BaseException) -> None:
         self.counts.ended(how)
         if isinstance(how, BaseException):
             job.request.error = how
