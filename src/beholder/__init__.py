@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from beholder.families.registration import install as _install
 
 if TYPE_CHECKING:
-    from beholder.api import VLM, AnswerStream, load
+    from beholder.answers import AnswerStream
+    from beholder.api import VLM, load
     from beholder.core.errors import (
         BeholderError,
         CapacityError,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from beholder.core.types import Answer, Box, Message, Sampling, Timings, Usage
 
 _HOME = {
-    "AnswerStream": "beholder.api",
+    "AnswerStream": "beholder.answers",
     "VLM": "beholder.api",
     "load": "beholder.api",
     "BeholderError": "beholder.core.errors",

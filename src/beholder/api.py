@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from beholder.answers import AnswerStream, Request
 from beholder.checkpoints.adapter_folder import base_of, is_adapter_folder
 from beholder.checkpoints.adapter_folder import load as put_adapter
 from beholder.checkpoints.loader import open_model
-from beholder.core.errors import ConfigError, InputError
+from beholder.checkpoints.reader import broken_json
+from beholder.core.errors import BeholderError, CapacityError, CheckpointError, ConfigError, InputError
 from beholder.core.hub import find_checkpoint
 from beholder.core.records import hash_weights
-from beholder.core.types import Answer, Box, FinishReason, Message, Sampling, Timings, TokenScore, Usage
+from beholder.core.types import Answer, Box, Message, Sampling, Usage, check_text
 from beholder.families import identify_folder
 from beholder.generation.engine import Engine
 from beholder.generation.sampling import TokenMask
 from beholder.grounding.habits import Grounding, Habits
 from beholder.processing.images import PictureSource, open_picture
 from beholder.processing.messages import read_messages
-from beholder.processing.tokens import TextStream
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from beholder.families.family import Family
 
 BUILT_IN = "beholder-mini"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 DEFAULT_CONTEXT = 2048  # of a model that does not say; its positions have no table that ends
 
 Conversation = str | Iterable[Message | Mapping[str, Any]]
@@ -44,6 +46,7 @@ def load(
     base: str | Path | None = None,
     template: str | None = None,
     quantize: str | None = None,
+    tokenizer: str | Path | None = None,
     **engine: Any,
 ) -> VLM:
     """Open a model: a folder in any known layout, a hub id, or, without a name, the one in the package.
@@ -54,7 +57,8 @@ def load(
     "bfloat16" or "float16"; left out, bfloat16 on a GPU and what is stored on the CPU. `base` is the model
     that an adapter or a projector belongs to, where its own files do not say it. `template` names how
     conversations are written, instead of the checkpoint's own. `quantize`, "8bit" or "4bit", stores the
-    language model's linears in that many bits. `engine` are settings of its `Engine`, such as
+    language model's linears in that many bits. `tokenizer` is another folder or hub id to take it from, for
+    checkpoints that hold none. `engine` are settings of its `Engine`, such as
     `kv_memory`.
     """
     folder, adapter = checkpoint_folder(name), None
@@ -64,11 +68,35 @@ def load(
     model = open_model(folder, family, device=device, dtype=dtype, base=base, quantize=quantize)
     if adapter is not None:
         put_adapter(model, adapter, hash_weights(folder))
-    origin: dict[str, Any] = {} if base is None else {"base": base}
-    processor = family.processor_class().from_pretrained(folder, **origin)
+    processor = open_processor(folder, family, base, tokenizer)
     if template is not None:
         processor = with_template(processor, template, family.title)
     return VLM(model, processor, family, str(name or BUILT_IN), **engine)
+
+
+def open_processor(
+    folder: Path, family: Family, base: str | Path | None = None, tokenizer: str | Path | None = None
+) -> Any:
+    """The folder's tokenizer, picture settings and template. `CheckpointError` if its files are damaged."""
+    given = {"base": base, "tokenizer": tokenizer}
+    origin: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    try:
+        return family.processor_class().from_pretrained(folder, **origin)
+    except BeholderError:
+        raise
+    except Exception as error:  # transformers and tokenizers raise many kinds; all mean the same to the user
+        raise CheckpointError(_why_no_processor(folder, error)) from error
+
+
+def _why_no_processor(folder: Path, error: Exception) -> str:
+    """Which of the files beside the weights cannot be read, or is not there."""
+    if broken := broken_json(folder):
+        return f"{folder / broken[0]} is not valid JSON; fetch it again"
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return f"{folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)}); fetch it again"
+    return (
+        f"the tokenizer or the picture settings in {folder} cannot be opened: {' '.join(str(error).split())}"
+    )
 
 
 def with_template(processor: Any, name: str, title: str) -> Any:
@@ -178,7 +206,10 @@ class VLM:
         start = time.perf_counter()
         wanted = Sampling.of(sampling)
         conversation = read_messages(messages)
-        inputs = self.processor.encode(conversation)
+        try:
+            inputs = self.processor.encode(conversation)
+        except MemoryError:
+            raise CapacityError("memory ran out with the pictures being prepared; use smaller ones") from None
         request = self._admit(conversation, inputs, wanted, start)
         return AnswerStream(self, request, mask)
 
@@ -188,6 +219,7 @@ class VLM:
         wanted = Sampling.of(sampling)
         if not prompt:
             raise InputError("the prompt is empty")
+        check_text(prompt)
         inputs = self.processor(text=prompt, return_tensors="pt")
         return AnswerStream(self, self._admit((), inputs, wanted, start), mask)
 
@@ -221,135 +253,3 @@ class VLM:
         """How this checkpoint is asked for boxes, and in which form it answers."""
         told = getattr(self.family, "boxes", None)
         return Habits() if told is None else told(self.model.config, self.processor)
-
-
-@dataclass(frozen=True)
-class Request:
-    """One admitted question: what the engine needs, and what the answer will report."""
-
-    messages: tuple[Message, ...]
-    inputs: Mapping[str, Any]
-    sampling: Sampling
-    usage: Usage
-    start: float
-    prepared: float
-
-
-class AnswerStream(Iterator[str]):
-    """Pieces of an answer as they come. `answer` is there after the last piece, or after `close()`.
-
-    Closing early cancels the rest; the answer then has what came and the finish reason "cancelled".
-    """
-
-    def __init__(self, vlm: VLM, request: Request, mask: TokenMask | None = None) -> None:
-        self._vlm = vlm
-        self._request = request
-        # Beside the request's own: texts that end an answer in this template and are no tokens.
-        stop = (*request.sampling.stop, *getattr(vlm.processor, "stop", ()))
-        self._text = TextStream(vlm.processor.tokenizer, stop)
-        terminators: tuple[int, ...] = vlm.processor.terminators
-        self._ends = request.sampling.ends(terminators)
-        self._tokens = vlm.engine.submit(request.inputs, request.sampling, terminators, mask)
-        self._pieces: list[str] = []
-        self._space = ""
-        self._completion = 0
-        self._first_token = 0.0
-        self._answer: Answer | None = None
-
-    def __next__(self) -> str:
-        while self._answer is None:
-            if piece := self._advance():
-                return piece
-        raise StopIteration(self._answer)
-
-    def _advance(self) -> str:
-        """Take one token; what it adds to the text may be nothing yet."""
-        token = next(self._tokens, None)
-        if token is None:
-            return self._finish(self._tokens.finish_reason or "cancelled")
-        self._completion += 1
-        if self._completion == 1:
-            self._first_token = time.perf_counter() - self._request.start
-        if token in self._ends:
-            return self._finish("stop")
-        piece = self._trim(self._text.push(token))
-        return piece + self._finish("stop") if self._text.stopped else piece
-
-    def _trim(self, piece: str) -> str:
-        """Leave out white space at both ends of the answer: at the end it is held until more text follows."""
-        text = self._space + piece
-        if not self._pieces:
-            text = text.lstrip()
-        shown = text.rstrip()
-        self._space = text[len(shown) :]
-        if shown:
-            self._pieces.append(shown)
-        return shown
-
-    def _finish(self, reason: FinishReason) -> str:
-        """Stop the engine, complete the answer, and return the text that was held back."""
-        self._tokens.close()
-        rest = self._trim(self._text.finish())
-        request, text = self._request, "".join(self._pieces)
-        total = time.perf_counter() - request.start
-        self._answer = Answer(
-            text=text,
-            finish_reason=reason,
-            usage=replace(
-                request.usage, completion_tokens=self._completion, cached_tokens=self._tokens.cached_tokens
-            ),
-            timings=self._timings(total),
-            boxes=self._vlm.boxes(text, request.messages),
-            scores=self.scores,
-        )
-        return rest
-
-    def _timings(self, total: float) -> Timings:
-        clock = self._tokens.clock
-        return Timings(
-            self._request.prepared,
-            self._first_token or total,
-            total,
-            queue=clock.queue,
-            tower=clock.tower,
-            prefill=clock.prefill,
-            per_token=self._tokens.seconds_per_token,
-        )
-
-    @property
-    def scores(self) -> tuple[TokenScore, ...]:
-        """Of the tokens that have been read so far, where `logprobs` asks for them."""
-        return tuple(self._tokens.scores[: self._completion])
-
-    def cancel(self) -> None:
-        """End it from another thread: whoever reads it gets no more, and its answer says "cancelled"."""
-        self._tokens.close()
-
-    def read(self) -> Answer:
-        """Wait for the whole answer."""
-        for _ in self:
-            pass
-        return self.answer
-
-    def close(self) -> None:
-        """End here; nothing more is computed."""
-        if self._answer is None:
-            self._finish("cancelled")
-
-    @property
-    def answer(self) -> Answer:
-        """The whole answer."""
-        if self._answer is None:
-            raise RuntimeError("the answer is not complete: read the stream to its end or close it")
-        return self._answer
-
-    def __enter__(self) -> AnswerStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        # Nobody can read it any more. Where the prompt was refused there are no tokens.
-        if tokens := getattr(self, "_tokens", None):
-            tokens.close()

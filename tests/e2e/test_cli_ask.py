@@ -83,6 +83,9 @@ def test_picture_and_question_from_stdin(model, picture, capsys, monkeypatch: py
     monkeypatch.setattr(sys, "stdin", Stdin(b"What?"))
     assert ask(picture, "-") == plain
     assert main(["ask", "-", "-", "-m", model]) == 2
+    monkeypatch.setattr(sys, "stdin", Stdin(b"caf\xe9?"))
+    assert main(["ask", picture, "-", "-m", model]) == 2
+    assert "the text on stdin is not UTF-8 (byte 4)" in capsys.readouterr().err
 
 
 def test_the_old_flags_still_ask(model, picture, capsys):
@@ -132,6 +135,9 @@ def bad_inputs(folder: Path, picture: str) -> dict[str, tuple[list[str], int, st
         "other family": ([picture, question, "-m", str(folder / "other")], 2, "'nobody-3'"),
         "impossible setting": ([picture, question, "--temperature", "-1"], 2, "temperature is -1.0"),
         "unknown device": ([picture, question, "--device", "tpu"], 2, "device 'tpu' is not here"),
+        "base of a whole model": ([picture, question, "--base", "owner/name"], 2, "which has no base"),
+        "not UTF-8": ([picture, "caf\udce9?"], 1, "give it in UTF-8"),
+        "no path": (["", question], 1, "the path of the picture is empty"),
         "not a number": ([picture, question, "--top-k", "few"], 2, "'--top-k'"),
     }
 
@@ -141,7 +147,7 @@ def bad_inputs(folder: Path, picture: str) -> dict[str, tuple[list[str], int, st
     [
         "no such file", "truncated", "0 bytes", "text named .png", "a folder", "empty question",
         "no question", "unknown model", "no network", "no config", "other family", "impossible setting",
-        "unknown device", "not a number",
+        "unknown device", "base of a whole model", "not UTF-8", "no path", "not a number",
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(

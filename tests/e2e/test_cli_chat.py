@@ -17,6 +17,7 @@ from tests.tiny_checkpoint import make_tiny_checkpoint
 
 from beholder.api import VLM, load
 from beholder.cli import main
+from beholder.core.errors import CapacityError
 from beholder.core.types import Sampling
 from beholder.generation.request import Request
 
@@ -102,6 +103,41 @@ def test_image_starts_a_new_conversation(script: Script, talk):
     assert script.seen == [[("user", "what?", 1)], [("user", "what?", 1)]]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/image my red.png", '/image "my red.png"', "/image 'my red.png'", "/image my\\ red.png",
+        "/image\tmy red.png ", "/image ~/my red.png",
+    ],
+)  # fmt: skip
+def test_a_picture_whose_name_has_a_blank(script: Script, talk, line, monkeypatch: pytest.MonkeyPatch):
+    """As people type it, and as terminals write it when a file is dropped on them."""
+    Path("red.png").rename("my red.png")
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    code, _, told = talk(line, "what?")
+    assert (code, script.seen) == (0, [[("user", "what?", 1)]]), told
+
+
+def test_a_picture_that_cannot_be_shown_keeps_the_talk(script: Script, talk):
+    talk("what?", "/image nowhere.png", "and?", arguments=("red.png",))
+    assert script.seen[1] == [("user", "what?", 1), ("assistant", "yes", 0), ("user", "and?", 0)]
+
+
+def test_a_picture_from_a_camera_is_shown_upright(script: Script, talk, vlm: VLM, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20), "red").save("camera.jpg", exif=exif)
+    sizes: list[tuple[int, int]] = []
+    encode = vlm.processor.encode
+    monkeypatch.setattr(
+        vlm.processor,
+        "encode",
+        lambda messages: sizes.extend(picture.size for picture in messages[0].pictures) or encode(messages),
+    )
+    talk("what?", "/image camera.jpg", "what?", arguments=("camera.jpg",))
+    assert sizes == [(20, 40), (20, 40)]
+
+
 @pytest.mark.parametrize("word", ["/clear", "clear", "CLEAR"])
 def test_clear_keeps_the_picture(script: Script, talk, word):
     talk("what?", word, "again?", arguments=("red.png",))
@@ -112,6 +148,7 @@ def test_clear_keeps_the_picture(script: Script, talk, word):
 def test_stop_leaves(script: Script, talk, word):
     assert talk("what?", word, "more?")[:2] == (0, "yes\n")
     assert len(script.seen) == 1
+    assert talk("/image nowhere.png", word)[0] == 1  # what failed before counts
 
 
 def test_system(script: Script, talk):
@@ -178,6 +215,25 @@ def test_save_writes_a_conversation_that_can_be_asked_again(script: Script, talk
     assert script.seen[-1] == script.seen[-2]
 
 
+def test_any_trouble_with_one_question_keeps_the_talk(script: Script, talk, vlm: VLM, monkeypatch):
+    submit = script.submit
+
+    def full_once(*given: Any) -> Request:
+        monkeypatch.setattr(vlm.engine, "submit", submit)
+        raise CapacityError("the queue is full")
+
+    monkeypatch.setattr(vlm.engine, "submit", full_once)
+    assert talk("what?", "what?") == (1, "yes\n", "error: the queue is full\n")
+
+
+def test_bytes_that_are_no_text(script: Script, vlm: VLM, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9?\nstill there?\n"), "utf-8"))
+    assert main(["chat"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "yes\n"
+    assert "half of one" in captured.err
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
@@ -193,6 +249,9 @@ def test_save_writes_a_conversation_that_can_be_asked_again(script: Script, talk
         ("/params temperature", "not of the form name=value"),
         ("/params temperature=hot", "'hot' is not a number"),
         ("/params temperature=-1", "temperature is -1.0"),
+        ("/params stop_ids=5", "stop_ids cannot be set here"),
+        ("/", "there is no command /; /help lists the commands"),
+        ("caf\udce9?", "half of one; give it in UTF-8"),
     ],
 )
 def test_mistakes_are_told_and_the_talk_goes_on(script: Script, talk, line, sentence):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from tests.parity.golden_360vl import ATTENTION, inputs_of, recorded, released_model
+from transformers import AutoModelForImageTextToText
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from beholder.core.errors import InputError
 
@@ -43,6 +47,49 @@ def test_a_left_padded_batch_equals_its_rows(attention, options):
     alone = [answer(model, inputs_of(case), **options)[0] for case in CASES]
     assert answer(model, together(CASES), **options) == alone
     assert len({tuple(row) for row in alone}) == len(CASES)
+
+
+def test_several_answers_of_a_batch_equal_those_of_its_rows():
+    model, several = released_model(), {"num_beams": 4, "num_return_sequences": 3}
+    alone = [row for case in CASES for row in answer(model, inputs_of(case), **several)]
+    assert answer(model, together(CASES), **several) == alone
+
+
+@pytest.mark.filterwarnings("ignore:.*generation_config.*")
+def test_drafted_tokens_change_nothing():
+    """By an assistant, which must be shown the picture, and by looking them up in the prompt."""
+    model, inputs, saw = released_model(), inputs_of("cc"), []
+    slow = answer(model, inputs)
+    assistant = copy.deepcopy(model)
+    assistant.register_forward_hook(lambda _, __, out: saw.append(out.image_hidden_states is not None))
+    assert answer(model, inputs, assistant_model=assistant) == slow
+    assert saw[0]
+    assert not any(saw[1:])
+    assert answer(model, inputs, prompt_lookup_num_tokens=3) == slow
+
+
+def test_what_generate_reports_of_its_steps():
+    model, inputs = released_model("eager"), inputs_of("cc")
+    told = model.generate(
+        **inputs, **GREEDY, return_dict_in_generate=True, output_hidden_states=True, output_attentions=True
+    )
+    layers, width = model.config.text_config.num_hidden_layers, model.config.text_config.hidden_size
+    assert [tuple(states[-1].shape) for states in told.hidden_states[:2]] == [(1, 54, width), (1, 1, width)]
+    assert {len(states) for states in told.hidden_states} == {layers + 1}
+    assert [maps[0].shape[-2:] for maps in told.attentions[:2]] == [(54, 54), (1, 55)]
+
+
+def test_a_larger_vocabulary_is_saved_and_opened(tmp_path):
+    model, inputs = copy.deepcopy(released_model()), inputs_of("cc")
+    rows = model.config.text_config.vocab_size
+    before = model(**inputs).logits
+    model.resize_token_embeddings(rows + 10, mean_resizing=False)
+    assert model.config.text_config.vocab_size == rows + 10
+    model.save_pretrained(tmp_path)
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path, attn_implementation="eager")
+    logits = again(**inputs).logits
+    assert logits.shape[-1] == rows + 10
+    torch.testing.assert_close(logits[..., :rows], before, rtol=0, atol=5e-5)
 
 
 def test_left_and_right_padding_give_the_same_logits():
@@ -114,6 +161,15 @@ def test_a_second_turn_on_the_cache_of_the_first():
         (lambda inputs: inputs.update(pixel_values=inputs["pixel_values"][0]), r"shape \(5, 3, 56, 56\)"),
         (lambda inputs: inputs.update(pixel_values=inputs["pixel_values"][..., 1:]), r"\(1, 5, 3, 56, 55\)"),
         (lambda inputs: inputs.update(inputs_embeds=torch.zeros(1, 54, 64)), "not both and not neither"),
+        (
+            lambda inputs: inputs.update(
+                pixel_values=None,
+                mm_encoder_outputs={
+                    "image": BaseModelOutputWithPooling(pooler_output=torch.zeros(1, 32, 63))
+                },
+            ),
+            "the pictures' features are 63 wide and the language model 64; they come from another model",
+        ),
     ],
 )
 def test_pictures_that_do_not_match_the_prompt(change, message):

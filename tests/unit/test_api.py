@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import gc
 import io
+import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -16,8 +18,9 @@ from tests.scripted_engine import scripted
 from tests.tiny_checkpoint import SLOTS, make_tiny_checkpoint
 
 import beholder
-from beholder import VLM, Box, CheckpointError, ConfigError, InputError, Message
+from beholder import VLM, Box, CapacityError, CheckpointError, ConfigError, InputError, Message
 from beholder.api import checkpoint_folder
+from beholder.processing.images import open_picture
 
 RED = Image.new("RGB", (40, 20), "red")
 CONTEXT = 192
@@ -299,6 +302,82 @@ def test_unknown_models(tmp_path: Path):
         beholder.load("nonesuch")
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
         beholder.load(tmp_path)
+
+
+def damaged(folder: Path, target: Path, name: str, text: str | None) -> Path:
+    """A copy of the folder in which one file holds another text, or is not there."""
+    shutil.copytree(folder, target)
+    if text is None:
+        (target / name).unlink()
+    else:
+        (target / name).write_text(text)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("tokenizer.json", None, r"copy has no tokenizer \(none of tokenizer\.json, "),
+        ("tokenizer.json", "{", r"tokenizer\.json is not valid JSON; fetch it again"),
+        ("tokenizer.json", "{}", r"the tokenizer or the picture settings in .*copy cannot be opened: "),
+        ("tokenizer_config.json", "[", r"tokenizer_config\.json is not valid JSON"),
+        ("processor_config.json", "", r"processor_config\.json is not valid JSON"),
+    ],
+)
+def test_damaged_files_beside_the_weights(folder: Path, tmp_path: Path, name, text, sentence):
+    with pytest.raises(CheckpointError, match=sentence) as caught:
+        beholder.load(damaged(folder, tmp_path / "copy", name, text), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("hidden_size", "large"), ("hidden_size", 27), ("num_attention_heads", 0), ("vocab_size", -1)],
+)
+def test_a_configuration_of_impossible_values(folder: Path, tmp_path: Path, key, value):
+    config = json.loads((folder / "config.json").read_text()) | {key: value}
+    with pytest.raises(ConfigError, match=r"no model can be built from .*config\.json: ") as caught:
+        beholder.load(damaged(folder, tmp_path / "copy", "config.json", json.dumps(config)), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_whole_model_has_no_base(folder: Path):
+    with pytest.raises(ConfigError, match=r"is a whole 360VL model, which has no base; leave the base out"):
+        beholder.load(folder, base="owner/name", device="cpu")
+
+
+def test_a_picture_from_a_camera_is_turned_once(vlm: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Opened by the caller, by `ask`, or by a command before it: always the same picture."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.effect_noise((40, 20), 80).convert("RGB")
+    picture.save(tmp_path / "camera.png", exif=exif)
+    upright = picture.transpose(Image.Transpose.ROTATE_270)
+    wanted = vlm.processor.encode([Message.user(upright, "?")])["pixel_values"]
+    seen: list[torch.Tensor] = []
+    encode = vlm.processor.encode
+
+    def watched(messages: tuple[Message, ...]) -> object:
+        made = encode(messages)
+        seen.append(made["pixel_values"])
+        return made
+
+    monkeypatch.setattr(vlm.processor, "encode", watched)
+    for shown in (tmp_path / "camera.png", Image.open(tmp_path / "camera.png")):
+        vlm.ask(shown, "?", max_tokens=1)
+        vlm.ask(open_picture(shown), "?", max_tokens=1)
+        vlm.chat([Message.user(shown, "?")], max_tokens=1)  # type: ignore[arg-type]
+    assert len(seen) == 6
+    assert all(torch.equal(pixels, wanted) for pixels in seen)
+
+
+def test_memory_that_runs_out(vlm: VLM, monkeypatch: pytest.MonkeyPatch):
+    def encode(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(vlm.processor, "encode", encode)
+    with pytest.raises(CapacityError, match="memory ran out with the pictures being prepared; use smaller"):
+        vlm.ask(RED, "What?")
 
 
 def test_unknown_devices(folder: Path):

@@ -17,15 +17,14 @@ import pytest
 from PIL import Image
 
 from beholder.core.errors import InputError
-from beholder.processing import images
+from beholder.processing import images, sources
 from beholder.processing.images import (
     centre_crop,
     normalise,
     open_picture,
     pad_to_square,
-    resize,
-    resize_shortest_edge,
 )
+from beholder.processing.resizing import resize, resize_shortest_edge
 
 
 def pattern(height: int = 6, width: int = 9) -> np.ndarray:
@@ -94,7 +93,8 @@ def test_every_form_gives_the_same_pixels(tmp_path: Path, server: str):
 
 def test_grey_array_becomes_grey_rgb():
     grey = pattern()[..., 0]
-    np.testing.assert_array_equal(np.asarray(open_picture(grey)), np.dstack([grey] * 3))
+    for form in (grey, grey[..., None]):
+        np.testing.assert_array_equal(np.asarray(open_picture(form)), np.dstack([grey] * 3))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_web_address_without_a_server():
 
 
 def test_download_has_a_limit(server: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(images, "MOST_DOWNLOAD_BYTES", 20)
+    monkeypatch.setattr(sources, "MOST_BYTES", 20)
     with pytest.raises(InputError, match="is larger than"):
         open_picture(f"{server}/picture.png")
 
@@ -203,6 +203,16 @@ def test_exif_orientation_is_applied(orientation: int, is_opened: bool):
     data = saved(stored, exif=exif)
     picture = open_picture(Image.open(io.BytesIO(data)) if is_opened else data)
     np.testing.assert_array_equal(np.asarray(picture), pattern())
+
+
+def test_a_picture_may_be_opened_again():
+    """What was turned upright carries no note that would turn it a second time."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    once = open_picture(saved(Image.fromarray(pattern()), "JPEG", exif=exif, quality=100))
+    assert once.size == (6, 9)
+    assert once.info == {}
+    np.testing.assert_array_equal(np.asarray(open_picture(once)), np.asarray(once))
 
 
 def test_broken_exif_leaves_the_picture_as_it_is():
@@ -253,6 +263,29 @@ def test_16_bit_grey_is_scaled():
 )
 def test_other_modes(image: Image.Image, expected: tuple[int, int, int]):
     assert open_picture(image).getpixel((0, 0)) == expected
+
+
+def test_one_transparent_value_of_16_bit_grey():
+    data = saved(Image.fromarray(np.array([[25600, 512]], np.uint16)), transparency=25600)
+    assert np.asarray(open_picture(data))[0, :, 0].tolist() == [255, 2]
+
+
+def test_the_a_of_lab_is_no_transparency():
+    """In Pillow's 8 bits L* = 128 of 255 is grey: about 119 in sRGB."""
+    red, green, blue = open_picture(Image.new("LAB", (1, 1), (128, 128, 128))).getpixel((0, 0))
+    assert (abs(red - 119) <= 1, red, red) == (True, green, blue)
+
+
+def test_damage_that_pillow_tells_in_another_way(monkeypatch: pytest.MonkeyPatch):
+    """Its AVIF reader raises RuntimeError."""
+
+    def load(_: Any) -> None:
+        raise RuntimeError("Failed to decode image: Missing or empty image item")
+
+    picture = Image.new("RGB", (2, 2))
+    monkeypatch.setattr(type(picture), "load", load)
+    with pytest.raises(InputError, match=r"truncated or damaged \(Failed to decode"):
+        open_picture(picture)
 
 
 def test_cmyk_jpeg():

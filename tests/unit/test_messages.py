@@ -85,6 +85,22 @@ def test_what_cannot_be_read_is_named(given, sentence):
         read_messages(given)
 
 
+def test_pictures_in_messages_are_opened_as_elsewhere(tmp_path: Path):
+    """A file that Pillow opened still lies on its side, and may be transparent."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    RED.save(tmp_path / "turned.jpg", exif=exif)
+    clear = Image.new("RGBA", (3, 2), (0, 0, 0, 0))
+    (message,) = read_messages(
+        [Message.user(Image.open(tmp_path / "turned.jpg"), clear, tmp_path / "turned.jpg", RED)]  # type: ignore[arg-type]
+    )
+    assert [picture.size for picture in message.pictures] == [(2, 3), (3, 2), (2, 3), (3, 2)]
+    assert message.pictures[1].getpixel((0, 0)) == (255, 255, 255)
+    assert message.pictures[3] is RED
+    (again,) = read_messages([message])
+    assert again is message
+
+
 def test_a_question_may_be_a_picture_alone():
     assert read_messages([{"role": "user", "content": [RED]}])[0].text == ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -45,11 +46,29 @@ def test_pictures_belong_to_users(role):
         ("repetition_penalty", 0.0),
         ("stop", ("a", "")),
         ("stop", "END"),
+        ("max_tokens", "5"),
+        ("max_tokens", 2.5),
+        ("max_tokens", None),
+        ("top_k", True),
+        ("temperature", None),
+        ("seed", "1"),
     ],
 )
 def test_impossible_sampling_is_refused(name, value):
     with pytest.raises(InputError, match=name):
         Sampling.of({name: value})
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = Sampling(max_tokens=np.int64(3), temperature=np.float32(0.5))  # type: ignore[arg-type]
+    assert (given.max_tokens, given.temperature) == (3, 0.5)
+
+
+def test_half_characters_are_refused():
+    """So bytes arrive that are no UTF-8: from a command line, or written as \\ud800 in JSON."""
+    with pytest.raises(InputError, match=r"character 3 is '\\udcff', half of one; give it in UTF-8"):
+        Message.user(PICTURE, "a", "b\udcff")
+    assert Message.user("a😀").text == "a😀"
 
 
 def test_a_misspelt_setting_names_the_known_ones():

@@ -32,6 +32,7 @@ def ask(
     base: options.Base = None,
     template: options.Template = None,
     quantize: options.Quantize = None,
+    tokenizer: options.Tokenizer = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
 ) -> None:
@@ -49,7 +50,7 @@ def ask(
     if image == question == "-":
         raise ConfigError("picture and question cannot both come from stdin")
     if question == "-":
-        question = sys.stdin.read()
+        question = options.read_text()
     if not question.strip():
         raise ConfigError("the question is empty; write it after the picture, in quotes")
     # A picture that cannot be read is told before a model is loaded for it.
@@ -63,7 +64,7 @@ def ask(
     messages = [Message.user(picture, question)]
     if system is not None:
         messages.insert(0, Message.system(system))
-    answer = load(model, device=device, dtype=dtype, **options.origin(base, template, quantize)).chat(
-        messages, **sampling
-    )
+    answer = load(
+        model, device=device, dtype=dtype, **options.origin(base, template, quantize, tokenizer)
+    ).chat(messages, **sampling)
     print(answer.to_json() if as_json else answer.text)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
 from beholder.cli import options
-from beholder.core.errors import InputError
+from beholder.core.errors import BeholderError
 from beholder.core.types import Sampling
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def chat(
     base: options.Base = None,
     template: options.Template = None,
     quantize: options.Quantize = None,
+    tokenizer: options.Tokenizer = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
 ) -> None:
@@ -56,17 +58,35 @@ def chat(
     from beholder.api import load
     from beholder.cli.conversation import Conversation
 
-    vlm = load(model, device=device, dtype=dtype, **options.origin(base, template, quantize))
+    vlm = load(model, device=device, dtype=dtype, **options.origin(base, template, quantize, tokenizer))
     conversation = Conversation(vlm, Sampling.of(sampling), system)
     if picture is not None and image is not None:
         conversation.show(picture, image)
-    if sys.stdin.isatty():
+    is_terminal = sys.stdin.isatty()
+    if is_terminal:
         _tell(f"{conversation.vlm.name}; /image PATH shows a picture, /help lists the commands, stop leaves")
-        failures = sum(_turn(conversation, line) for line in _prompted_lines())
-    else:
-        failures = sum(_turn(conversation, line) for line in sys.stdin)
-        if failures:
-            raise typer.Exit(1)
+    failures = _talk(conversation, _prompted_lines() if is_terminal else _piped_lines())
+    if failures and not is_terminal:
+        raise typer.Exit(1)
+
+
+def _talk(conversation: Conversation, lines: Iterable[str]) -> int:
+    """Line after line until one leaves or they end. Returns how many failed."""
+    from beholder.cli.conversation import Left
+
+    failures = 0
+    with suppress(Left):
+        for line in lines:
+            failures += _turn(conversation, line)
+    return failures
+
+
+def _piped_lines() -> Iterable[str]:
+    """Lines of a pipe. What is no UTF-8 in one of them is told when it is asked, and the others are read."""
+    lines: TextIO = sys.stdin
+    if isinstance(lines, io.TextIOWrapper):
+        cast("Any", lines).reconfigure(errors="surrogateescape")
+    return cast("TextIO", lines)
 
 
 def _prompted_lines() -> Iterator[str]:
@@ -86,15 +106,11 @@ def _prompted_lines() -> Iterator[str]:
 
 def _turn(conversation: Conversation, line: str) -> bool:
     """One line: a command, a question or nothing. Returns whether it failed."""
-    from beholder.cli.conversation import Left
-
     try:
         _show(_reply(conversation, line.strip()))
-    except InputError as error:
+    except BeholderError as error:
         _tell(f"error: {error}")
         return True
-    except Left:
-        raise typer.Exit(0) from None
     return False
 
 
@@ -106,8 +122,8 @@ def _reply(conversation: Conversation, line: str) -> str | Generator[str]:
     if line.lower() in BARE_WORDS:
         return conversation.command(line.lower(), "")
     if line.startswith("/"):
-        name, _, rest = line[1:].partition(" ")
-        return conversation.command(name, rest.strip())
+        name, *rest = line[1:].split(maxsplit=1) or [""]
+        return conversation.command(name, "".join(rest))
     return conversation.ask(line)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beholder.core.errors import InputError
-from beholder.core.types import Answer, Message, Sampling
+from beholder.core.types import KINDS, Answer, Message, Sampling
 from beholder.processing.images import PictureSource, open_picture
 
 if TYPE_CHECKING:
@@ -81,8 +83,9 @@ class Conversation:
         """Show a picture."""
         if not rest:
             raise InputError("/image needs a file or a URL")
-        self.show(rest, rest)
-        return f"showing {rest}"
+        source = typed_path(rest)
+        self.show(source, source)
+        return f"showing {source}"
 
     def show(self, picture: PictureSource, source: str) -> None:
         """The next question is about this picture; the conversation about another one ends."""
@@ -115,7 +118,9 @@ class Conversation:
             raise InputError("the last answer has no boxes")
         from beholder.grounding.draw import draw_boxes
 
-        target = Path(rest) if rest else Path(f"{Path(self.sources[-1]).stem or 'picture'}-boxes.png")
+        target = (
+            Path(typed_path(rest)) if rest else Path(f"{Path(self.sources[-1]).stem or 'picture'}-boxes.png")
+        )
         self._check_new(target)
         drawn = draw_boxes(self.pictures[-1], self.answer.boxes)
         try:
@@ -128,7 +133,7 @@ class Conversation:
         """Write the conversation down."""
         if not rest:
             raise InputError("/save needs a file name")
-        target = Path(rest)
+        target = Path(typed_path(rest))
         self._check_new(target)
         try:
             target.write_text(
@@ -202,13 +207,29 @@ COMMANDS: dict[str, Callable[[Conversation, str], str | Generator[str]]] = {
 BARE_WORDS = ("clear", "stop")  # as CogVLM's users know them
 
 
+def typed_path(text: str) -> str:
+    """A path as people type it or drop it on a terminal: without a shell's quotes and with its ~ written out.
+
+    What names a file as it stands is left as it is.
+    """
+    if os.path.exists(text):
+        return text
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1]
+    elif "://" not in text:
+        text = text.replace("\\ ", " ")
+    return os.path.expanduser(text)
+
+
 def _parse(name: str, value: str) -> Any:
     """A value as the command line would read it; unknown names are refused by `Sampling`."""
     if name == "seed" and value == "none":
         return None
     if name == "stop":
         return (value,) if value else ()
-    kind = float if name in ("temperature", "top_p", "min_p", "repetition_penalty") else int
+    if name in ("stop_ids", "logit_bias"):
+        raise InputError(f"{name} cannot be set here; it takes more than one value")
+    kind = float if KINDS.get(name) is Real else int
     try:
         return kind(value)
     except ValueError as error:

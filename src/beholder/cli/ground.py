@@ -66,6 +66,7 @@ def ground(
     base: options.Base = None,
     template: options.Template = None,
     quantize: options.Quantize = None,
+    tokenizer: options.Tokenizer = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
 ) -> None:
@@ -82,7 +83,7 @@ def ground(
 
     from beholder.api import load
 
-    vlm = load(model, device=device, dtype=dtype, **options.origin(base, template, quantize))
+    vlm = load(model, device=device, dtype=dtype, **options.origin(base, template, quantize, tokenizer))
     found = vlm.ground(picture, phrase, question=question)
     if not found.boxes:
         raise InputError(f"the model gave no box; it said: {found.answer.text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -70,9 +71,29 @@ Quantize = Annotated[
 ]
 
 
-def origin(base: str | None, template: str | None, quantize: str | None = None) -> dict[str, str]:
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        help="Where to take the tokenizer from, if not from the checkpoint: a folder or hub id.",
+        show_default=False,
+    ),
+]
+
+
+def read_text() -> str:
+    """What stands on stdin, which must be UTF-8."""
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the text on stdin is not UTF-8 (byte {error.start + 1})") from error
+
+
+def origin(
+    base: str | None, template: str | None, quantize: str | None = None, tokenizer: str | None = None
+) -> dict[str, str]:
     """What of a model's origin and form was given, as arguments of `load`."""
-    given = {"base": base, "template": template, "quantize": quantize}
+    given = {"base": base, "template": template, "quantize": quantize, "tokenizer": tokenizer}
     return {name: value for name, value in given.items() if value is not None}
 
 

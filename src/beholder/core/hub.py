@@ -148,6 +148,14 @@ def _snapshot(name: str, revision: str | None, download: bool, what: Wanted) -> 
     if what == "tokenizer":
         return fetch(TOKENIZER)
     folder, patterns = fetch(TEXT_AND_SAFETENSORS)
-    if any(folder.glob("*.safetensors")):
-        return folder, patterns
-    return fetch([*TEXT_AND_SAFETENSORS, "*.bin"])
+    if not any(folder.glob("*.safetensors")):
+        return fetch([*TEXT_AND_SAFETENSORS, "*.bin"])
+    if bare := _bare_models(folder):
+        return fetch([*patterns, *(f"{place}/*.bin" for place in bare)])
+    return folder, patterns
+
+
+def _bare_models(folder: Path) -> list[str]:
+    """Folders inside with a configuration of their own and no safetensors, as towers lie beside models."""
+    places = sorted(path.parent for path in folder.glob("*/**/config.json"))
+    return [place.relative_to(folder).as_posix() for place in places if not any(place.glob("*.safetensors"))]

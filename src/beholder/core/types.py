@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Literal
 
 from beholder.core.errors import InputError
@@ -15,6 +16,24 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "cancelled"]
+
+# The settings of `Sampling` that are numbers.
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("max_tokens", "top_k", "seed", "logprobs"), Integral),
+    **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty"), Real),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty"), Real),
+}
+
+
+def check_text(text: str) -> None:
+    """Refuse what no tokenizer can read: bytes that were no UTF-8 arrive as half characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the text is not valid Unicode: character {error.start + 1} is {text[error.start]!a}, "
+            "half of one; give it in UTF-8"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -29,6 +48,7 @@ class Message:
             raise InputError(f"unknown role {self.role!r}; use system, user or assistant")
         if self.role != "user" and self.pictures:
             raise InputError(f"a picture stands in a {self.role} message; pictures belong to user messages")
+        check_text(self.text)
 
     @classmethod
     def system(cls, text: str) -> Message:
@@ -82,6 +102,7 @@ class Sampling:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         checks = (
             ("max_tokens", self.max_tokens >= 1, "at least 1"),
             ("temperature", math.isfinite(self.temperature) and self.temperature >= 0, "0 (greedy) or more"),
@@ -98,6 +119,15 @@ class Sampling:
         for name, holds, wanted in checks:
             if not holds:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be {wanted}")
+
+    def _check_kinds(self) -> None:
+        """A text where a number belongs would be found out in the middle of an answer."""
+        for name, kind in KINDS.items():
+            value = getattr(self, name)
+            is_left_out = value is None and name in ("seed", "logprobs")
+            if not is_left_out and (isinstance(value, bool) or not isinstance(value, kind)):
+                wanted = "a whole number" if kind is Integral else "a number"
+                raise InputError(f"{name} is {value!r}; it must be {wanted}")
 
     def ends(self, terminators: Iterable[int]) -> frozenset[int]:
         """The ids after which the answer is over, given the model's own end tokens."""

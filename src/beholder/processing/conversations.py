@@ -14,7 +14,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 from beholder.core.errors import InputError
 from beholder.core.types import Message
-from beholder.processing.images import flat_pictures, open_picture
+from beholder.processing.images import flat_pictures, open_picture, open_pictures
 from beholder.processing.labels import labels_from
 from beholder.processing.messages import read_message
 from beholder.processing.templates import Segment, Template, rendered_text
@@ -180,7 +180,7 @@ class ConversationProcessor(ProcessorMixin):
             return self.image_processor(images, return_tensors=return_tensors)
         texts = [text] if isinstance(text, str) else text
         rows = [self.prompt_pieces(row, add_special_tokens) for row in texts]
-        pictures = [open_picture(picture) for picture in flat_pictures(images)]
+        pictures = open_pictures(flat_pictures(images))
         places = sum(len(pieces) - 1 for pieces in rows)
         if places != len(pictures):
             raise InputError(

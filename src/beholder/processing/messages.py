@@ -1,4 +1,4 @@
-"""Conversations as other programs write them, with OpenAI or transformers content parts,, read."""
+"""Conversations as other programs write them, with OpenAI or transformers content parts, read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_messages(
 def read_message(given: Message | Mapping[str, Any], number: int, opener: PictureOpener) -> Message:
     """One turn; `number` is what an error message calls it."""
     if isinstance(given, Message):
-        return given
+        return _with_opened_pictures(given, opener)
     if not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(
             f'message {number} is a {type(given).__name__}; give {{"role": ..., "content": ...}}'
@@ -60,6 +60,19 @@ def read_message(given: Message | Mapping[str, Any], number: int, opener: Pictur
         raise InputError(f"message {number} has no content; it must be a text or a list of parts")
     parts = tuple(_read_part(part, number, opener) for part in cast("Sequence[Any]", content))
     return Message(given.get("role", ""), parts)
+
+
+def _with_opened_pictures(message: Message, opener: PictureOpener) -> Message:
+    """The message as it is where its pictures were opened already; a file that Pillow opened was not."""
+    if all(map(_is_opened, message.pictures)):
+        return message
+    parts = (part if isinstance(part, str) or _is_opened(part) else opener(part) for part in message.parts)
+    return Message(message.role, tuple(parts))
+
+
+def _is_opened(picture: Any) -> bool:
+    """Whether it is plain RGB with nothing noted beside it, which is how `open_picture` leaves one."""
+    return type(picture) is Image and picture.mode == "RGB" and not picture.info
 
 
 def _read_part(part: Any, number: int, opener: PictureOpener) -> str | Image:

@@ -6,15 +6,14 @@ of that one format sees it. Everything here blocks; the server calls it in threa
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 from dataclasses import dataclass, field
 
 from PIL import Image
 
 from beholder.core.errors import InputError
-from beholder.processing.images import DAMAGE, open_picture, without_pillow_warnings
+from beholder.processing.images import DAMAGE, adopt_picture, without_pillow_warnings
+from beholder.processing.sources import base64_bytes
 from beholder.serving.addresses import AddressError
 from beholder.serving.fetching import FetchError, FetchLimits, TooManyBytesError, fetch
 
@@ -71,7 +70,7 @@ def receive(url: str, policy: MediaPolicy) -> Image.Image:
 
 
 def _data_url_bytes(url: str, most_bytes: int) -> bytes:
-    """The bytes inside `data:...;base64,...`; padding at the end may be missing, as many programs send it."""
+    """The bytes inside `data:...;base64,...`."""
     head, comma, body = url.partition(",")
     if not comma or not head.lower().endswith(";base64"):
         raise MediaError("the data URL is not of the form data:image/png;base64,...", "invalid_image_url")
@@ -80,10 +79,9 @@ def _data_url_bytes(url: str, most_bytes: int) -> bytes:
             f"the picture in the data URL is larger than {most_bytes} bytes; send a smaller one",
             "image_too_large",
         )
-    text = "".join(body.split()).rstrip("=")
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
+        return base64_bytes(body)
+    except ValueError:
         raise MediaError("the data URL does not hold valid base64", "invalid_image_url") from None
 
 
@@ -108,7 +106,7 @@ def decode(held: bytes, policy: MediaPolicy) -> Image.Image:
         with image:
             _check_size(image, policy)
             _check_frames(held, kind, image, policy)
-            return open_picture(image)
+            return adopt_picture(image)
     except MediaError:
         raise
     except Image.DecompressionBombError:
