@@ -4,7 +4,7 @@
 
 `beholder eval worlds` runs once undisturbed. Then, in another folder, it is started again and again and
 each time killed (SIGKILL) after a random number of further rows, drawn so that the kills fall all over the
-run; the last start is left alone. Score cards must be equal in every value, and no row may be lost or doubled.
+run; the last start is left alone. Score cards must be equal in every value; no row may be lost or doubled.
 """
 
 from __future__ import annotations

@@ -200,6 +200,17 @@ def test_what_the_published_files_leave_out_of_a_tokenizer_is_fetched_alone(hub,
     assert not [name for name in names if name.endswith((".bin", ".safetensors"))]
 
 
+def test_a_pickled_tower_in_a_folder_inside_comes_along(hub, run, tmp_path):
+    """As Yi-VL is laid out; pickles beside the model's own safetensors stay where they are."""
+    publish(hub, tmp_path)
+    files = hub.repositories[NAME]
+    files["vit/clip/config.json"], files["vit/clip/pytorch_model.bin"] = b"{}", b"tower"
+    files["pytorch_model.bin"] = b"the same once more"
+    folder = Path(parts_of(run("fetch", NAME, "--json"))["model"]["folder"])
+    assert (folder / "vit" / "clip" / "pytorch_model.bin").read_bytes() == b"tower"
+    assert not (folder / "pytorch_model.bin").exists()
+
+
 def test_a_revision_that_is_not_there(hub, run, tmp_path):
     publish(hub, tmp_path)
     done = run("fetch", f"{NAME}@v9")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 import beholder
+from beholder.checkpoints.doctor import diagnose
 from beholder.checkpoints.inspect import examine
 from beholder.core.errors import CheckpointError, ConfigError, InputError
 from beholder.core.types import Message, Sampling
@@ -68,6 +69,24 @@ def llava_next(folder: Path) -> type:
         num_additional_image_tokens=1, chat_template=TEMPLATE.replace("PLACE", "<image>"),
     ).save_pretrained(folder)  # fmt: skip
     return save(transformers.LlavaNextForConditionalGeneration, config, folder)
+
+
+def llava_of_other_parts(folder: Path) -> type:
+    """transformers' LLaVA class around another tower and another language model, as LLaVA-Interleave has."""
+    tokenizer = tokenizer_of("<image>")
+    config = transformers.LlavaConfig(
+        vision_config={"model_type": "siglip_vision_model", **TOWER, "image_size": 28, "patch_size": 14},
+        text_config={"model_type": "qwen2", **text_of(tokenizer)},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+    )
+    transformers.LlavaProcessor(
+        transformers.SiglipImageProcessorPil(size={"height": 28, "width": 28}), tokenizer, patch_size=14,
+        vision_feature_select_strategy="full", num_additional_image_tokens=0,
+        chat_template=TEMPLATE.replace("PLACE", "<image>"),
+    ).save_pretrained(folder)  # fmt: skip
+    return save(transformers.LlavaForConditionalGeneration, config, folder)
 
 
 def idefics3(folder: Path) -> type:
@@ -153,6 +172,7 @@ def save(model_class: Any, config: Any, folder: Path) -> type:
 
 BUILDERS: dict[str, Callable[[Path], type]] = {
     "llava_next": llava_next, "idefics3": idefics3, "qwen2_vl": qwen2_vl, "blip-2": blip_2,
+    "llava": llava_of_other_parts,
 }  # fmt: skip
 
 
@@ -261,6 +281,9 @@ def test_a_missing_or_misshapen_tensor_is_an_error_with_its_name(built, tmp_path
     )
     with pytest.raises(CheckpointError, match=r"1 tensors of another shape: .*linear_2\.weight"):
         beholder.load(broken, device="cpu")
+    assert diagnose(folder, identify_folder).is_healthy
+    (finding,) = diagnose(broken, identify_folder).findings
+    assert "1 tensors of another shape" in finding.problem
 
 
 def test_what_is_not_possible_is_said(built):
@@ -278,6 +301,23 @@ def test_what_is_not_possible_is_said(built):
         vlm.family.key_table(vlm.model.config)
     with pytest.raises(ConfigError, match="base="):
         beholder.load(folder, device="cpu", base=folder)
+
+
+def test_one_type_of_two_systems(built, tmp_path):
+    """LLaVA's own parts are ours; with a template of another system they are that system's."""
+    parts = {"text_config": {"model_type": "llama"}, "vision_config": {"model_type": "clip_vision_model"}}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", **parts}))
+    assert identify_folder(tmp_path).name == "llava"
+    for file, template, name in (
+        ("chat_template.json", "{{ 'USER: ' }}{{ 'ASSISTANT:' }}", "llava"),
+        ("tokenizer_config.json", "<|start_header_id|>", "llava"),
+        ("chat_template.json", "<|start_header_id|>", "other"),
+    ):
+        (tmp_path / file).write_text(json.dumps({"chat_template": template}))
+        assert identify_folder(tmp_path).name == name
+    folder, theirs = built("llava")
+    opened = transformers.AutoModelForImageTextToText.from_pretrained(folder)
+    assert type(opened) is theirs
 
 
 def test_what_nobody_knows_stays_an_error(tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.parity.golden_cogvlm import FOLDER, close, told
 
 from beholder.families.cogvlm.views import CogVLMImageProcessor
-from beholder.processing.images import resize
+from beholder.processing.resizing import resize
 
 TOLD = told("preprocess")
 CASES = [(entry, side) for entry in TOLD["images"] for side in entry["outputs"]]

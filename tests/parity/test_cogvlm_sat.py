@@ -18,7 +18,8 @@ from beholder.core.errors import CheckpointError, ConfigError
 from beholder.families.cogvlm.layout import PUBLISHED
 from beholder.families.cogvlm.lora import ALPHA, peft_tensors
 from beholder.families.cogvlm.modeling import CogVLMForConditionalGeneration
-from beholder.families.cogvlm.sat import SAT, config_to_sat, cuts_of, from_sat, published_tensors, to_sat
+from beholder.families.cogvlm.sat import SAT, config_from_sat, config_to_sat, cuts_of, template_of
+from beholder.families.cogvlm.sat_folders import from_sat, published_tensors, to_sat
 
 SPLIT = told("mp_split")
 STORED = FOLDER / "sat"
@@ -76,7 +77,10 @@ def same_as_golden(folder: Path) -> None:
 
 
 def test_from_sat(tmp_path):
-    same_as_golden(from_sat(STORED, tmp_path / "published"))
+    done = from_sat(STORED, tmp_path / "published")
+    same_as_golden(done.target)
+    assert done.dropped == ("mixins.rotary.rotary_emb.inv_freq",)
+    assert done.map == {hf: (sat,) for sat, hf in told("sat/key_map_sat_to_hf").items()}
     net = CogVLMForConditionalGeneration.from_pretrained(tmp_path / "published", dtype=torch.float32)
     with torch.no_grad():
         close(net(**inputs_of("chat")).logits, recorded()["chat/logits"], 1e-4)
@@ -93,7 +97,7 @@ def test_to_sat_and_back(ranks, tmp_path):
         made, given = open_sat(tmp_path / "sat").ranks[0], stored()
         assert all(made[name].equal(given[name]) for name in made)
         assert given.keys() - made.keys() == {"mixins.rotary.rotary_emb.inv_freq"}
-    same_as_golden(from_sat(tmp_path / "sat", tmp_path / "back"))
+    same_as_golden(from_sat(tmp_path / "sat", tmp_path / "back").target)
 
 
 def test_the_configuration_is_the_recorded_one():
@@ -206,7 +210,7 @@ def test_what_does_not_fit_is_an_error(edit, message, tmp_path):
     folder = broken(tmp_path)
     change(folder, edit)
     with pytest.raises(CheckpointError, match=message):
-        from_sat(folder, tmp_path / "out")
+        from_sat(folder, tmp_path / "out", allow_loss=True)
     assert not list(tmp_path.glob("out*"))
 
 
@@ -241,13 +245,91 @@ def test_adapters_without_a_weight():
     assert delta("x", {"A": {0: torch.ones(2, 3)}, "B": {0: torch.ones(4, 2)}}).equal(torch.ones(4, 3))
 
 
+def whole_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {SAT.theirs(name): tensor for name, tensor in published_tensors(folder)[1].items()}
+
+
+def test_a_trainings_checkpoint_has_more_than_tensors(tmp_path):
+    """The state of numpy's and Python's random numbers, shapes, an optimizer that is not there."""
+    import random
+
+    import numpy as np
+
+    folder = broken(tmp_path)
+    states = {"np_rng_state": np.random.get_state(), "random_rng_state": random.getstate(), "optimizer": None}
+    change(folder, lambda held: held.update(states, param_shapes=[torch.Size([1, 2])], ds_version="0.12"))
+    same_as_golden(from_sat(folder, tmp_path / "out").target)
+
+
+def test_adapters_are_folded_in_only_where_it_is_allowed(tmp_path):
+    folder = broken(tmp_path)
+    change(folder, lambda held: held["module"].update(adapters()))
+    with pytest.raises(ConfigError, match=r"the adapters of \d+ layers are folded in.*--allow-loss"):
+        from_sat(folder, tmp_path / "out")
+    with pytest.raises(ConfigError, match="--allow-loss"):
+        to_sat_again(folder, tmp_path / "out")
+    done = from_sat(folder, tmp_path / "out", allow_loss=True)
+    found, wanted = load_file(done.target / "model.safetensors"), fold({**stored(), **adapters()})
+    assert all(tensor.equal(wanted[SAT.theirs(name)]) for name, tensor in found.items())
+
+
+def to_sat_again(folder: Path, target: Path):
+    from beholder.families import identify_sat
+
+    turn = identify_sat(folder).to_sat
+    assert turn is not None
+    return turn(folder, target)
+
+
+def test_how_prompts_are_written_comes_along(tmp_path):
+    """Later revisions say it in model_config.json; so do we, where it is not chat."""
+    config = model().config.__class__.from_dict(model().config.to_dict() | {"template": "vqa"})
+    assert config_to_sat(config)["text_processor_version"] == "vqa"
+    assert template_of(config_to_sat(config), None) == "vqa"
+    again = config_from_sat(config_to_sat(config), "vqa").to_published()
+    assert again == {key: value for key, value in config.to_published().items() if key != "torch_dtype"}
+    assert template_of({"text_processor_version": "chat_old"}, None) == "chat"
+    assert template_of({"text_processor_version": "base"}, "vqa") == "vqa"
+    assert template_of({}, None) == "chat"
+    with pytest.raises(ConfigError, match="text_processor_version 'chat'"):
+        template_of({"text_processor_version": "chat"}, None)
+
+
+def test_settings_without_a_place_are_not_lost_in_silence(tmp_path):
+    source = Path(shutil.copytree(FOLDER / "model", tmp_path / "model"))
+    held = json.loads((source / "config.json").read_text()) | {"rope_theta": 20000.0}
+    (source / "config.json").write_text(json.dumps(held))
+    with pytest.raises(ConfigError, match=r"no place for text_config\.rope_base; allow it with --allow-loss"):
+        to_sat(source, tmp_path / "sat")
+    assert to_sat(source, tmp_path / "sat", allow_loss=True).layout == "sat"
+
+
+def test_the_tokenizer_comes_along(tmp_path):
+    source = Path(shutil.copytree(FOLDER / "model", tmp_path / "model"))
+    shutil.copy(FOLDER / "tokenizer" / "tokenizer.model", source)
+    to_sat(source, tmp_path / "sat")
+    from_sat(tmp_path / "sat", tmp_path / "back")
+    kept = (tmp_path / "back" / "tokenizer.model").read_bytes()
+    assert kept == (source / "tokenizer.model").read_bytes()
+
+
 def test_from_the_command_line(tmp_path, capsys):
     published, shared, back = tmp_path / "published", tmp_path / "shared", tmp_path / "back"
     assert main(["convert", str(STORED), str(published), "--to", "published", "--template", "base"]) == 0
     assert json.loads((published / "config.json").read_text())["template_version"] == "base"
     assert main(["convert", str(FOLDER / "model"), str(shared), "--to", "sat", "--ranks", "2", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"target": str(shared), "layout": "sat"}
+    first, second = capsys.readouterr().out.rsplit("\n", 2)[:2]
+    shown = json.loads(second)
+    assert (shown["target"], shown["layout"], len(shown["files"])) == (str(shared), "sat", 2)
+    assert f"checksum of the parameters, in every layout the same: {shown['checksum']}" in first
+    gate = "mixins.mlp.gate_proj.{n}.weight -> model.layers.{n}.mlp.language_mlp.gate_proj.weight"
+    assert f"{gate}  (3 tensors)" in first
     assert main(["convert", str(shared), str(back), "--to", "published"]) == 0
+    assert shown["checksum"] in capsys.readouterr().out
+    four = tmp_path / "four"
+    assert main(["convert", str(shared), str(four), "--to", "sat", "--ranks", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["checksum"] == shown["checksum"]
+    assert all(found.equal(stored()[name]) for name, found in whole_of(four).items())
     for folder in (published, back):
         same_as_golden(folder)
     assert main(["convert", str(STORED), str(tmp_path / "x"), "--to", "ours"]) == 2

@@ -12,7 +12,14 @@ from safetensors.torch import load_file, save_file
 from tests.parity.golden_llava import CLIP, FOLDER, beside_base, expand, model_of, recorded, told
 
 from beholder import Message, load
+from beholder.checkpoints.assembled import Files
+from beholder.checkpoints.doctor import diagnose
+from beholder.core.errors import CheckpointError
+from beholder.families import identify_folder
+from beholder.families.llava.config import BeholderLlavaConfig
+from beholder.families.llava.layout import padded, published
 from beholder.families.llava.modeling import LlavaForConditionalGeneration
+from beholder.families.llava.sources import read
 
 CHANGED = {"lora": "llava-tiny-lora", "stage1": "llava-tiny-pretrain"}
 
@@ -39,6 +46,48 @@ def test_greedy_tokens(kind, tmp_path):
     with torch.no_grad():
         logits = model(text).logits[:, -1, :512]
     torch.testing.assert_close(logits, io["text_logits_first40"].reshape(logits.shape), rtol=0, atol=1e-5)
+
+
+PREFIXES = {
+    "bare": lambda name: name.removeprefix("model.mm_projector."),
+    "without model": lambda name: name.removeprefix("model."),
+    "peft": lambda name: f"base_model.model.{name}",
+    "data parallel": lambda name: f"module.{name}",
+    "both": lambda name: f"module.base_model.model.{name}",
+    "another language model": lambda name: name.replace("model.", "transformer.", 1),
+}
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_projector_under_other_names(prefix, tmp_path):
+    """The original looks for `mm_projector.` and not for what stands before it."""
+    folder = beside_base("stage1", "llava-tiny-pretrain", tmp_path)
+    wanted = read(folder).tensors
+    stored = torch.load(folder / "mm_projector.bin", weights_only=True)
+    renamed = {PREFIXES[prefix](name): tensor for name, tensor in stored.items()}
+    torch.save(renamed, folder / "mm_projector.bin")
+    found = read(folder).tensors
+    assert {name: header.shape for name, header in found.items()} == {
+        name: header.shape for name, header in wanted.items()
+    }
+    for name, tensor in stored.items():
+        assert torch.equal(Files(read(folder)).read(found[name], name), tensor)
+    assert diagnose(folder, identify_folder).is_healthy
+
+
+def test_what_was_trained_beside_an_adapter_under_other_names(tmp_path):
+    folder = beside_base("lora", "llava-tiny-lora", tmp_path)
+    file = folder / "non_lora_trainables.bin"
+    stored = torch.load(file, weights_only=True)
+    assert all(name.startswith("base_model.model.model.mm_projector.") for name in stored)
+    wanted = read(folder).tensors.keys()
+    for shorter in ("base_model.", "base_model.model.", "base_model.model.model."):
+        torch.save({name.removeprefix(shorter): tensor for name, tensor in stored.items()}, file)
+        assert read(folder).tensors.keys() == wanted
+    twice = {f"module.{name}": tensor for name, tensor in stored.items()} | stored
+    torch.save(twice, file)
+    with pytest.raises(CheckpointError, match=r"holds model\.mm_projector\.0\.\w+ twice"):
+        read(folder)
 
 
 def with_tokenizer(folder: Path) -> Path:
@@ -123,6 +172,58 @@ def test_relatives_open_and_answer(name, tmp_path):
     else:
         for key, tensor in model_of("llava").state_dict().items():
             assert torch.equal(vlm.model.state_dict()[key], tensor), key
+    vlm.close()
+
+
+YI_VL = {  # what its config.json says besides the sizes
+    "_name_or_path": "/mnt/pretrain/Yi-6B-Chat", "architectures": ["LlavaLlamaForCausalLM"],
+    "bos_token_id": 1, "eos_token_id": 2, "freeze_mm_mlp_adapter": False, "hidden_act": "silu",
+    "image_aspect_ratio": "pad", "initializer_range": 0.02, "mm_projector_type": "mlp2x_gelu_Norm",
+    "mm_use_im_patch_token": False, "mm_use_im_start_end": False, "mm_vision_select_feature": "patch",
+    "mm_vision_select_layer": -2, "mm_vision_tower": "./vit/clip-vit-H-14-yi-vl-448", "model_type": "llava",
+    "num_key_value_heads": 2, "pad_token_id": 0, "pretraining_tp": 1, "rope_scaling": None,
+    "rope_theta": 5000000.0, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+    "transformers_version": "4.34.0", "tune_mm_mlp_adapter": False, "use_cache": True, "use_mm_proj": True,
+}  # fmt: skip
+
+
+def test_yi_vl_as_its_authors_lay_it_out(tmp_path):
+    """Shards of `.bin` with an index, fewer heads for keys, and the tower as `.bin` in a folder inside."""
+    folder = with_tokenizer(Path(shutil.copytree(FOLDER / "llava" / "model", tmp_path / "model")))
+    tower = Path(shutil.copytree(CLIP, folder / "vit" / "clip-vit-H-14-yi-vl-448"))
+    torch.save(load_file(tower / "model.safetensors"), tower / "pytorch_model.bin")
+    (tower / "model.safetensors").unlink()
+    sizes = {key: value for key, value in told("llava/model/config.json").items() if key not in YI_VL}
+    (folder / "config.json").write_text(json.dumps(sizes | YI_VL))
+    model = LlavaForConditionalGeneration(BeholderLlavaConfig.from_pretrained(folder)).to(torch.bfloat16)
+    table, rows = published(model.config), padded(model.config)
+    stored = {
+        table.theirs(name): tensor[: rows.get(name)].clone() if tensor.ndim else tensor
+        for name, tensor in model.state_dict().items()
+        if "vision_tower" not in name
+    }
+    (folder / "model.safetensors").unlink()
+    placed = {}
+    for number, names in enumerate((sorted(stored)[::2], sorted(stored)[1::2]), start=1):
+        file = f"pytorch_model-0000{number}-of-00002.bin"
+        torch.save({name: stored[name] for name in names}, folder / file)
+        placed |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": 1}, "weight_map": placed}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert diagnose(folder, identify_folder, deep=True).findings == ()
+    vlm = load(folder, device="cpu")
+    assert vlm.processor.template_name == "yi_vl"
+    assert vlm.model.config.text_config.rope_parameters["rope_theta"] == 5000000.0
+    opened = vlm.model.state_dict()
+    for name, tensor in model.state_dict().items():
+        if "vision_tower" not in name:
+            used = rows.get(name)
+            assert torch.equal(opened[name][:used], tensor[:used]), name
+    tower_own = load_file(CLIP / "model.safetensors")
+    name = "embeddings.patch_embedding.weight"
+    theirs = next(tensor for key, tensor in tower_own.items() if key.endswith(name))
+    assert torch.equal(opened[f"model.vision_tower.{name}"], theirs.to(torch.bfloat16))
+    assert vlm.ask(FOLDER / "preprocess" / "square.png", "What?", max_tokens=2).usage.picture_tokens == 16
     vlm.close()
 
 

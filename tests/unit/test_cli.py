@@ -161,6 +161,7 @@ def test_wrong_arguments(verb, arguments, capsys):
         (["a.png", "q", "--model-base", "b"], ["a.png", "q", "--base", "b"]),
         (["--conv-mode=v1", "a.png"], ["--template=v1", "a.png"]),
         (["--version", "chat", "--english", "a.png"], ["--template", "chat", "a.png"]),
+        (["--local_tokenizer", "x/y", "a.png"], ["--tokenizer", "x/y", "a.png"]),
         (["--load-4bit", "a.png"], ["--quantize", "4bit", "a.png"]),
         (["--load-8bit", "a.png"], ["--quantize", "8bit", "a.png"]),
         (["--quant", "8", "a.png"], ["--quantize", "8bit", "a.png"]),
@@ -172,7 +173,7 @@ def test_old_flags_are_translated_with_a_hint(given, wanted, capsys):
     assert capsys.readouterr().err.startswith("hint: --")
 
 
-@pytest.mark.parametrize("flag", ["--local_tokenizer", "--slide_window"])
+@pytest.mark.parametrize("flag", ["--slide_window"])
 def test_old_flags_without_a_place_are_refused(flag):
     for given in ([flag, "x"], [f"{flag}=x"]):
         with pytest.raises(ConfigError, match=f"^{flag}: "):

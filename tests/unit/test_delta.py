@@ -70,3 +70,15 @@ def test_another_base_is_refused(place, capsys, edit, sentence):
     assert main(["delta", "make", str(place / "model"), str(place / "x"), "--base", str(place / "base")]) == 1
     assert sentence in capsys.readouterr().err
     assert not list(place.glob("x*"))
+
+
+def test_tables_that_follow_from_the_configuration_are_no_differences(place, capsys):
+    """Files of before transformers 4.31 hold them; a base of today does not."""
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    changed(place / "model", lambda held: held.update({name: torch.zeros(8)}))
+    base = ["--base", str(place / "base")]
+    assert main(["delta", "apply", str(place / "model"), str(place / "whole"), *base]) == 0
+    assert name not in load_file(place / "whole" / MODEL)
+    changed(place / "base", lambda held: held.update({name: torch.ones(8)}))
+    assert main(["delta", "make", str(place / "whole"), str(place / "delta"), *base]) == 0
+    assert name not in load_file(place / "delta" / MODEL)

@@ -295,7 +295,7 @@ WAYS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a broken configuration": (text("config.json", '{"model_type": '), "is not valid JSON"),
     "no object": (text("config.json", "[]"), "holds a list"),
     "another width": (config(hidden_size=96), "tensors of another shape than config.json says"),
-    "a text as width": (config(hidden_size="wide"), "config.json cannot be used"),
+    "a text as width": (config(hidden_size="wide"), "no model can be built from"),
     "heads that do not share": (config(num_attention_heads=5), "config.json"),
     "more layers": (config(num_hidden_layers=3), "tensors missing: model.layers.2"),
     "fewer layers": (config(num_hidden_layers=1), "unknown to LLaVA: model.layers.1"),

@@ -92,9 +92,9 @@ def _open_file(path: Path) -> Any:
         from safetensors import safe_open
 
         return safe_open(path, framework="pt")
-    import torch
+    from beholder.checkpoints.pickles import tensors_in
 
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return tensors_in(path)
 
 
 def with_mean_rows(tensor: torch.Tensor, count: int) -> torch.Tensor:

@@ -37,9 +37,13 @@ def copy_other_files(source: Path, target: Path) -> None:
 def take_from_base(base: Path, target: Path) -> None:
     """What makes a merged folder a whole one: the base model's tokenizer, and no adapter to look for."""
     (target / ADAPTER_CONFIG).unlink(missing_ok=True)
-    if any((target / name).is_file() for name in TOKENIZERS):
-        return
-    for path in sorted(base.iterdir()):
+    if not any((target / name).is_file() for name in TOKENIZERS):
+        copy_tokenizer(base, target)
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """What belongs to the tokenizer, and how answers are generated."""
+    for path in sorted(source.iterdir()):
         if path.is_file() and path.name.startswith(OF_TOKENIZERS) and path.suffix not in WEIGHT_SUFFIXES:
             shutil.copyfile(path, target / path.name)
 

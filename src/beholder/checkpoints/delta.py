@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from beholder.checkpoints.assembled import Files
 from beholder.checkpoints.beside import copy_other_files
 from beholder.checkpoints.findings import some
+from beholder.checkpoints.kept import COMPUTED
 from beholder.checkpoints.reader import INDEX, SINGLE, Contents, read_contents
 from beholder.checkpoints.sat import new_folder
 from beholder.core.errors import CheckpointError
@@ -44,12 +45,12 @@ def combine(
     Tensors whose names begin with one of `own` need not be in the base; those named in `growing` may have
     more rows or columns than there. Everything else must be in both with one shape.
     """
-    ours, theirs = read_contents(folder), read_contents(base)
+    ours, theirs = _without_computed(read_contents(folder)), _without_computed(read_contents(base))
     shared = [name for name in ours.tensors if name in theirs.tensors]
     apart = tuple(name for name in ours.tensors if name not in theirs.tensors)
     if odd := [name for name in apart if not name.startswith(tuple(own))]:
         raise CheckpointError(f"{base} is not the base model: it lacks {len(odd)} tensors, {some(odd)}")
-    if lost := [name for name in theirs.tensors if name not in ours.tensors and "inv_freq" not in name]:
+    if lost := [name for name in theirs.tensors if name not in ours.tensors]:
         raise CheckpointError(f"{folder} lacks {len(lost)} tensors of its base model, {some(lost)}")
     other = [name for name in shared if ours.tensors[name].shape != theirs.tensors[name].shape]
     if odd := [name for name in other if name not in growing or not _holds(ours, theirs, name)]:
@@ -65,6 +66,12 @@ def combine(
         copy_other_files(folder, partial)
         _write(step, ours, theirs, partial)
     return Summed(target, len(shared), apart, tuple(other))
+
+
+def _without_computed(contents: Contents) -> Contents:
+    """Without tables that follow from the configuration: a difference of them is no table any more."""
+    kept = {name: header for name, header in contents.tensors.items() if not name.endswith(COMPUTED)}
+    return replace(contents, tensors=kept)
 
 
 def _holds(ours: Contents, theirs: Contents, name: str) -> bool:

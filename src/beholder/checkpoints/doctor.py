@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from beholder.checkpoints.accounting import Account, account
+from beholder.checkpoints.adapter_folder import base_of
+from beholder.checkpoints.adapter_symptoms import holds_adapter_alone, look_at_adapter
 from beholder.checkpoints.findings import Finding, some
 from beholder.checkpoints.loader import contents_of
 from beholder.checkpoints.lora import confirm
@@ -21,7 +23,7 @@ from beholder.checkpoints.reader import PICKLED, PICKLED_INDEX, Contents, read_p
 from beholder.checkpoints.remains import FETCH, look_at_files
 from beholder.checkpoints.sat import CONFIG, LATEST, RANK_FILE, is_sat, open_sat
 from beholder.core.errors import BeholderError
-from beholder.core.hub import without_downloads
+from beholder.core.hub import find_checkpoint, without_downloads
 
 CONFIGURE = "take config.json from where the checkpoint came from"
 FAR_SMALLER = 0.9  # a vocabulary with fewer words than this share of the model's rows is another model's
@@ -93,15 +95,24 @@ def diagnose(
     *,
     base: str | Path | None = None,
     deep: bool = False,
+    find: Callable[[str | Path], Path] = find_checkpoint,
 ) -> Diagnosis:
-    """Look at a folder; `identify` tells its family, `base` is the model that an adapter belongs to."""
+    """Look at a folder; `identify` tells its family, `base` is the model that an adapter belongs to, and
+    `find` gives the folder of a model by its name."""
     looked = Examination(folder, base)
     looked.add(look_at_files(folder))
     with without_downloads():
         if is_sat(folder) or _has_ranks(folder):
             _look_at_ranks(looked)
             return _told(looked, None, None, None)
-        family = looked.attempt(lambda: identify(folder), CONFIGURE)
+        if holds_adapter_alone(folder):
+            looked.add(look_at_adapter(folder, identify, base, find))
+            if not looked.findings:
+                place = find(base_of(folder, base))
+                looked.add(diagnose(place, identify, deep=deep).findings)
+                looked.notes.append(f"this is an adapter, which is opened with its base model: {place}")
+            return _told(looked, None, None, None)
+        family = looked.attempt(lambda: identify(folder), _whole_remedy(folder))
         if family is None:
             return _told(looked, None, None, None)
         wanted, contents = _look_at_model(looked, family)
@@ -110,6 +121,14 @@ def diagnose(
         if deep:
             looked.add(look_at_checksums(folder))
     return _told(looked, family, wanted, contents)
+
+
+def _whole_remedy(folder: Path) -> str:
+    """What to do where there is no configuration: the folder above the right one is often given."""
+    inside = [path.parent.name for path in sorted(folder.glob("*/config.json"))]
+    if inside and not (folder / "config.json").is_file():
+        return f"give the folder itself that holds the checkpoint: {some(inside)}"
+    return CONFIGURE
 
 
 def _told(
@@ -153,9 +172,7 @@ def _look_at_model(looked: Examination, family: TreatedFamily) -> tuple[Plan | N
 
 def _look_at_another(looked: Examination, family: TreatedFamily) -> Contents | None:
     """A model that another library opens by its own rules: its files and its processor."""
-    looked.notes.append(
-        f"{family.title} is opened as transformers has it; which of its tensors are used is not looked at"
-    )
+    looked.notes.append(f"{family.title} is opened as transformers has it")
     contents = looked.attempt(lambda: contents_of(looked.folder, family, looked.base), FETCH)
     looked.attempt(
         lambda: family.processor_class().from_pretrained(looked.folder),

@@ -13,6 +13,7 @@ from beholder.checkpoints.loader import contents_of
 from beholder.checkpoints.lora import confirm
 from beholder.checkpoints.planning import ModelFamily, plan
 from beholder.checkpoints.reader import Contents
+from beholder.checkpoints.shards import dtype_code
 from beholder.core.errors import BeholderError
 
 
@@ -93,4 +94,39 @@ def examine(folder: Path, family: DescribedFamily, *, base: str | Path | None = 
         dropped=found.dropped,
         elsewhere=found.elsewhere,
         problems=tuple(damage or found.problems()),
+    )
+
+
+def examine_ranks(folder: Path, family: DescribedFamily) -> Report:
+    """The same of a SAT checkpoint, which must be converted before it opens; `family` is its own."""
+    from beholder.checkpoints.sat import adapted_layers, open_sat
+
+    opened = open_sat(folder)
+    from_sat = getattr(family, "config_from_sat", None)
+    numbers: Counter[str] = Counter()
+    length = 0
+    for rank in opened.ranks:
+        for tensor in rank.values():
+            numbers[dtype_code(tensor.dtype)] += tensor.numel()
+            length += tensor.nbytes
+    first = next(iter(opened.ranks))
+    adapted = len(adapted_layers(first))
+    ranks = f"{len(opened.ranks)} rank{'s' if len(opened.ranks) > 1 else ''}"
+    return Report(
+        path=str(folder),
+        family=family.name,
+        title=family.title,
+        layout=f"sat, {ranks}" + (f", adapters of {adapted} layers beside the weights" if adapted else ""),
+        parameters=sum(numbers.values()),
+        bytes=length,
+        dtypes=dict(numbers.most_common()),
+        files=tuple(f"mp_rank_{number:02}_model_states.pt" for number in range(len(opened.ranks))),
+        tensors=len(first),
+        geometry=family.describe(from_sat(opened.config)) if from_sat is not None else {},
+        missing=(),
+        unknown=(),
+        mismatched=(),
+        dropped=(),
+        elsewhere=(),
+        problems=(f"a SAT checkpoint is not opened as it is: beholder convert {folder} NEW --to published",),
     )

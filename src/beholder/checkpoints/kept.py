@@ -21,6 +21,8 @@ KEPT_CONFIG = "published_config.json"
 KEPT_LAYOUT = "published_layout.json"
 # Of `.bin` files: tensors that no other layout has, as tables that follow from the configuration.
 KEPT_TENSORS = "published_dropped.safetensors"
+# Stored tensors that follow from the configuration: leaving them out loses nothing.
+COMPUTED = ("inv_freq", "position_ids")
 # Written by transformers on every save; two configurations that differ only here describe one model.
 VOLATILE_KEYS = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"}
 

@@ -19,7 +19,7 @@ from beholder.checkpoints.quantize import settings_for
 from beholder.checkpoints.reader import Contents, read_contents
 from beholder.checkpoints.shards import DTYPE_CODES
 from beholder.core.device import resolve_device, resolve_dtype
-from beholder.core.errors import CheckpointError
+from beholder.core.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +63,8 @@ def contents_of(folder: Path, family: ModelFamily, base: str | Path | None = Non
     """What a folder holds, together with the model that it changes where it is an adapter or a projector."""
     if (read := getattr(family, "read", None)) is not None:
         return read(folder, base)
+    if base is not None:
+        raise ConfigError(f"{folder} is a whole {family.title} model, which has no base; leave the base out")
     return read_contents(folder)
 
 

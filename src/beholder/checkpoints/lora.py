@@ -23,7 +23,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PART = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight$")
 # Settings that change the arithmetic in a way that is not done here.
-REFUSED = ("use_dora", "modules_to_save", "layer_replication", "megatron_config")
+REFUSED = ("use_dora", "modules_to_save", "layer_replication", "megatron_config", "fan_in_fan_out")
 SHOWN = 3
 
 
@@ -50,9 +50,20 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and any((folder / name).is_file() for name in WEIGHTS)
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The folder's `adapter_config.json`."""
+    try:
+        told = json.loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is not valid JSON ({error})") from error
+    if not isinstance(told, dict):
+        raise CheckpointError(f"{folder / CONFIG} holds a {type(told).__name__} and not a JSON object")
+    return cast("dict[str, Any]", told)
+
+
 def read_adapter(folder: Path, stored_name: Callable[[str], str]) -> Adapter:
     """The adapter in a folder; `stored_name` turns a name within PEFT's wrapping to the base model's."""
-    config = cast("dict[str, Any]", json.loads((folder / CONFIG).read_text("utf-8")))
+    config = read_settings(folder)
     if config.get("peft_type") != "LORA":
         raise ConfigError(
             f"{folder / CONFIG} is of type {config.get('peft_type')!r}; only LORA can be opened"
@@ -93,15 +104,13 @@ def _of_module(patterns: Mapping[str, Any] | None, module: str, usual: float) ->
 
 def misfits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     """What the adapter changes and the base model does not have, or has in another shape."""
-    turned = bool(adapter.config.get("fan_in_fan_out"))
     wrong: list[str] = []
     for name, pair in adapter.pairs.items():
         shape = (pair.up.shape[0], pair.down.shape[1])
-        wanted = shape[::-1] if turned else shape
         if name not in shapes:
             wrong.append(f"{name} is not there")
-        elif shapes[name] != wanted:
-            wrong.append(f"{name} is {list(shapes[name])} and must be {list(wanted)}")
+        elif shapes[name] != shape:
+            wrong.append(f"{name} is {list(shapes[name])} and must be {list(shape)}")
     return wrong
 
 
@@ -148,8 +157,7 @@ def merged(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: fl
 
     # Half precision has no fast product on a CPU, and PEFT takes float32 there as well.
     wide = torch.float32 if weight.dtype in (torch.float16, torch.bfloat16) else weight.dtype
-    change = (up.to(wide) @ down.to(wide)) * scale
-    return weight + (change if change.shape == weight.shape else change.T).to(weight.dtype)
+    return weight + ((up.to(wide) @ down.to(wide)) * scale).to(weight.dtype)
 
 
 def attach(

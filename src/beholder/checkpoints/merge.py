@@ -52,6 +52,14 @@ class Proof:
         """Whether the difference is no more than rounding."""
         return self.difference <= self.allowed
 
+    def confirm(self) -> None:
+        """CheckpointError where it is more."""
+        if not self.holds:
+            raise CheckpointError(
+                f"the merged model does not answer as the adapter does: logits differ by "
+                f"{self.difference:.3g} and may by {self.allowed:.3g}; nothing was written"
+            )
+
 
 def merge(
     folder: Path,
@@ -72,11 +80,7 @@ def merge(
     done = convert(folder, target, family, to, base=base, allow_loss=True)
     try:
         proof = prove(folder, target, family, question, base=base)
-        if not proof.holds:
-            raise CheckpointError(
-                f"the merged model does not answer as the adapter does: logits differ by "
-                f"{proof.difference:.3g} and may by {proof.allowed:.3g}; nothing was written"
-            )
+        proof.confirm()
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
@@ -92,16 +96,23 @@ def prove(
     origin: dict[str, Any] = {} if base is None else {"base": base}
     inputs = family.processor_class().from_pretrained(folder, **origin).encode(question)
     before, stored = _before(folder, family, inputs, base)
-    after = _logits(open_model(merged, family, device="cpu", dtype=torch.float32), inputs)
+    after = logits_of(open_model(merged, family, device="cpu", dtype=torch.float32), inputs)
+    return compared(before, after, stored)
+
+
+def compared(before: torch.Tensor, after: torch.Tensor, stored: torch.dtype) -> Proof:
+    """(1, positions, rows) logits of both, from weights that are stored in that format."""
+    import torch
+
     rows = min(before.shape[-1], after.shape[-1])
     before, after = before[..., :rows], after[..., :rows]
     # What is never generated has no finite logit.
-    compared = before.isfinite() & after.isfinite()
+    finite = before.isfinite() & after.isfinite()
     is_same_kind = bool((before.isfinite() == after.isfinite()).all())
-    largest = before[compared].abs().max().item()
+    largest = before[finite].abs().max().item()
     share = EXACT if stored == torch.float32 else ROUNDINGS * torch.finfo(stored).eps
     return Proof(
-        difference=(before - after)[compared].abs().max().item() if is_same_kind else float("inf"),
+        difference=(before - after)[finite].abs().max().item() if is_same_kind else float("inf"),
         largest=largest,
         allowed=share * max(largest, 1.0),
         positions=before.shape[1],
@@ -124,7 +135,7 @@ def _before(
             parameter = targets(wanted.names, name)[0]
             model.get_parameter(parameter).copy_(files.read(contents.tensors[name], name).float())
             _put_beside(model.get_submodule(parameter.removesuffix(".weight")), pair, files)
-    return _logits(model, inputs), _format(contents)
+    return logits_of(model, inputs), _format(contents)
 
 
 def _put_beside(module: Any, pair: Pair, files: Files) -> None:
@@ -137,7 +148,8 @@ def _put_beside(module: Any, pair: Pair, files: Files) -> None:
     module.register_forward_hook(add)
 
 
-def _logits(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+def logits_of(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """Of all positions, without the dropout of a training."""
     import torch
 
     with torch.no_grad():

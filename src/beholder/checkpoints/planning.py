@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from beholder.checkpoints.reader import read_config, tensor_names
+from beholder.core.errors import BeholderError, ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 Shape = tuple[int, ...]
+# What configurations and models raise where a value cannot be.
+WRONG_VALUES = (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, RuntimeError)
 
 
 class Names(Protocol):
@@ -106,14 +110,17 @@ def plan(
     stored = read_config(folder)
     whole_class = family.model_class()
     model_class = model_class or whole_class
-    if family.is_published(stored):
-        config = config or family.config_from_published(stored, folder)
+    is_published = family.is_published(stored)
+    with _config_errors(folder):
+        if config is None and is_published:
+            config = family.config_from_published(stored, folder)
+        config = config or cast("PreTrainedConfig", whole_class.config_class.from_dict(stored))
+        with torch.device("meta"):
+            model = model_class(config)
+    if is_published:
         layout, names = "published", family.key_table(config)
     else:
-        config = config or cast("PreTrainedConfig", whole_class.config_class.from_dict(stored))
         layout, names = _own_names(family, config, folder)
-    with torch.device("meta"):
-        model = model_class(config)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = frozenset[str](model.all_tied_weights_keys)
     padded: dict[str, int] = (getattr(family, "padded", None) or _nothing)(config)
@@ -123,6 +130,20 @@ def plan(
         padded = {name.removeprefix(prefix): rows for name, rows in padded.items() if name.startswith(prefix)}
     parts = getattr(model_class, "parts_from_base", ())
     return Plan(layout, config, names, wanted, tied, parts, padded)
+
+
+@contextmanager
+def _config_errors(folder: Path) -> Generator[None]:
+    """A value of the wrong type or sign is found in many places, by many libraries; it is one mistake."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except BeholderError:
+        raise
+    except (*WRONG_VALUES, StrictDataclassError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"no model can be built from {folder / 'config.json'}: {reason}") from error
 
 
 def _nothing(_: Any) -> dict[str, int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from beholder.checkpoints.shards import LENGTH_BYTES, TensorHeader, dtype_code, read_shard
+from beholder.checkpoints.shards import TensorHeader, dtype_code, read_shard
 from beholder.core.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -52,6 +52,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} holds a {type(config).__name__} and not a JSON object")
     return cast("dict[str, Any]", config)
+
+
+def broken_json(folder: Path) -> list[str]:
+    """The folder's JSON files that are none."""
+    return [path.name for path in sorted(folder.glob("*.json")) if not _is_json(path)]
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def read_contents(folder: Path) -> Contents:
@@ -137,35 +150,12 @@ def _read_index(path: Path) -> dict[str, str]:
 
 def _read_pickled(path: Path) -> dict[str, TensorHeader]:
     """Names and shapes inside a `.bin` file; torch reads its table of contents and no weights."""
-    import torch
+    from beholder.checkpoints.pickles import tensors_in
 
-    with path.open("rb") as file:
-        if file.read(LENGTH_BYTES) == b"version ":
-            raise CheckpointError(f"{path} is a Git LFS pointer and not the weights; run `git lfs pull`")
-    try:
-        stored = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-        _check_table(path)
-    except Exception as error:  # torch and pickle raise many kinds here; all mean the same to the user
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be read as weights: {reason}") from error
-    if not isinstance(stored, dict):
-        raise CheckpointError(f"{path} holds a {type(stored).__name__} and not tensors by their names")
-    stored = cast("dict[str, Any]", stored)
     return {
         name: TensorHeader(tuple(tensor.shape), dtype_code(tensor.dtype), path.name, 0, tensor.nbytes)
-        for name, tensor in stored.items()
-        if isinstance(tensor, torch.Tensor)
+        for name, tensor in tensors_in(path, headers_only=True).items()
     }
-
-
-def _check_table(path: Path) -> None:
-    """The table of contents of a `.bin` file must have the checksum that stands beside it."""
-    import zipfile
-
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if name.endswith("/data.pkl"):
-                archive.read(name)  # raises where the checksum is another
 
 
 def _some(names: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from beholder.checkpoints.pickles import open_pickled
 from beholder.checkpoints.scratch import Scratch
 from beholder.core.errors import CheckpointError, ConfigError
 
@@ -68,8 +69,6 @@ def read_sat_config(folder: Path) -> dict[str, Any]:
 
 def open_sat(folder: Path) -> SatFolder:
     """The newest iteration of a folder; every rank must be there."""
-    import torch
-
     if not is_sat(folder):
         raise CheckpointError(f"{folder} is not a SAT checkpoint: it needs {CONFIG} and {LATEST}")
     config = read_sat_config(folder)
@@ -82,12 +81,8 @@ def open_sat(folder: Path) -> SatFolder:
         )
     ranks: list[dict[str, Tensor]] = []
     for _, path in sorted(found.items()):
-        try:
-            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # torch and pickle raise many kinds here; all mean the same to the user
-            first = str(error).splitlines()[0]
-            raise CheckpointError(f"{path} cannot be read as weights: {first}") from error
-        if not isinstance(stored, dict) or "module" not in stored:
+        stored = open_pickled(path)
+        if not isinstance(stored.get("module"), dict):
             raise CheckpointError(f"{path} has no 'module', where a SAT checkpoint keeps its tensors")
         ranks.append(cast("dict[str, Tensor]", stored["module"]))
     if odd := sorted({name for rank in ranks for name in rank.keys() ^ ranks[0].keys()}):
@@ -159,6 +154,12 @@ def fold(tensors: Mapping[str, Tensor], *, alpha: float = 1.0, hold: Hold = as_i
         changed = (whole[weight].float() + delta(layer, sides, alpha)).to(whole[weight].dtype)
         whole[weight] = hold(changed)
     return whole
+
+
+def adapted_layers(tensors: Iterable[str]) -> tuple[str, ...]:
+    """The layers that have adapters beside their weights, by the names of all tensors."""
+    found = (ADAPTER.match(name) for name in tensors)
+    return tuple(dict.fromkeys(named["layer"] for named in found if named is not None))
 
 
 def delta(layer: str, sides: Mapping[str, Mapping[int, Tensor]], alpha: float = 1.0) -> Tensor:

@@ -83,6 +83,10 @@ def _check_places(path: Path, shard: ShardHeader, begin: int) -> None:
     """Every tensor must be as long as its shape and number format say, and they must leave no gap."""
     for name, tensor in sorted(shard.tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         width = DTYPE_BYTES.get(tensor.dtype)
+        if width is None and tensor.dtype not in NARROW_CODES:
+            raise CheckpointError(
+                f"{path} is damaged: {name} is {tensor.dtype}, which is no number format; fetch it again"
+            )
         if any(side < 0 for side in tensor.shape):
             raise CheckpointError(f"{path} is damaged: {name} has the shape {list(tensor.shape)}")
         if width is not None and tensor.bytes != tensor.size * width:
@@ -133,8 +137,11 @@ DTYPE_CODES = {
 
 DTYPE_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-    "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "U32": 4, "U64": 8, "C64": 8,
+    "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "U16": 2, "U32": 4,
+    "U64": 8, "C64": 8,
 }  # fmt: skip
+# Formats of the specification whose numbers are no whole bytes.
+NARROW_CODES = ("F4", "F6_E2M3", "F6_E3M2")
 
 
 def dtype_code(dtype: Any) -> str:

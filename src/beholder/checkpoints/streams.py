@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from beholder.checkpoints.assembled import Files, Stored
 from beholder.checkpoints.reader import Contents
-from beholder.checkpoints.shards import DTYPE_CODES
+from beholder.checkpoints.shards import DTYPE_CODES, dtype_code
 from beholder.checkpoints.splits import Stretch, apart, header_of, targets, with_rows
 from beholder.core.errors import CheckpointError
 
@@ -33,6 +33,15 @@ def fingerprint(contents: Contents, plan: Plan) -> str:
             digest.update(f"{name} {header.dtype} {list(stretch.shape_of(header))}\n".encode())
             for chunk in read_bytes(contents, stretch):
                 digest.update(chunk)
+    return digest.hexdigest()
+
+
+def digest_of(parameters: Iterable[tuple[str, Any]]) -> str:
+    """The same of tensors by our names, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in parameters:
+        digest.update(f"{name} {dtype_code(tensor.dtype)} {list(tensor.shape)}\n".encode())
+        digest.update(_bytes_of(tensor))
     return digest.hexdigest()
 
 
@@ -95,6 +104,6 @@ def _pieces(file: BinaryIO, length: int) -> Iterator[bytes]:
 
 def _pickled_bytes(path: Path, name: str) -> bytes:
     """A tensor of a `.bin` file; the file is mapped, so only this tensor's pages are read."""
-    import torch
+    from beholder.checkpoints.pickles import tensors_in
 
-    return _bytes_of(torch.load(path, map_location="cpu", weights_only=True, mmap=True)[name])
+    return _bytes_of(tensors_in(path)[name])

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from beholder.checkpoints.beside import copy_other_files, take_from_base, write_other_files
 from beholder.checkpoints.kept import (
+    COMPUTED,
     KEPT_CONFIG,
     KEPT_LAYOUT,
     KEPT_TENSORS,
@@ -43,8 +44,6 @@ from beholder.checkpoints.weight_files import write_kept, write_like_source, wri
 from beholder.core.errors import CheckpointError, ConfigError
 
 LAYOUTS = ("published", "ours")
-# Stored tensors that follow from the configuration: leaving them out loses nothing.
-COMPUTED = ("inv_freq", "position_ids")
 
 
 class PublishedFamily(ModelFamily, Protocol):

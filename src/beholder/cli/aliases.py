@@ -23,6 +23,7 @@ RENAMED = {
     "--conv-mode": "--template",
     "--conv_mode": "--template",
     "--version": "--template",
+    "--local_tokenizer": "--tokenizer",
     "--max-new-tokens": "--max-tokens",
     "--max_new_tokens": "--max-tokens",
     "--top_p": "--top-p",
@@ -49,7 +50,6 @@ PICTURE = ("--image-file", "--image_file")
 QUESTION = ("--query",)
 
 REFUSED = {
-    "--local_tokenizer": "the tokenizer comes from the checkpoint's folder; put tokenizer.model there",
     "--slide_window": "the views of a picture come from the checkpoint, so leave it out",
 }
 

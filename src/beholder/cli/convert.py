@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from beholder.cli import options
+
+if TYPE_CHECKING:
+    from beholder.checkpoints.writer import Conversion
 
 
 def convert(
@@ -24,15 +28,20 @@ def convert(
     ],
     ranks: Annotated[int, typer.Option("--ranks", help="To sat: for how many processes.")] = 1,
     template: Annotated[
-        str, typer.Option("--template", help="From sat: what it was trained for, chat, vqa or base.")
-    ] = "chat",
+        str | None,
+        typer.Option(
+            "--template",
+            help="From sat: what it was trained for, chat, vqa or base; left out, as its files say, or chat.",
+            show_default=False,
+        ),
+    ] = None,
     base: options.Base = None,
     allow_loss: Annotated[
         bool,
         typer.Option("--allow-loss", help="Also where it cannot be undone, as when an adapter is merged."),
     ] = False,
     show_map: Annotated[
-        bool, typer.Option("--map", help="List every tensor and what it was made of.")
+        bool, typer.Option("--map", help="The map tensor by tensor, not once for all layers.")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -44,9 +53,9 @@ def convert(
 
     folder = checkpoint_folder(source)
     if to == "sat" or is_sat(folder):
-        _convert_sat(folder, target, to, ranks, template, as_json)
-        return
-    done = rewrite(folder, target, identify_folder(folder), to, base=base, allow_loss=allow_loss)
+        done = _convert_sat(folder, target, to, ranks, template, allow_loss)
+    else:
+        done = rewrite(folder, target, identify_folder(folder), to, base=base, allow_loss=allow_loss)
     if as_json:
         told = {**asdict(done), "target": str(done.target)}
         if not show_map:
@@ -55,28 +64,48 @@ def convert(
         return
     print(f"{done.target}: {done.layout} layout, {done.tensors} tensors in {', '.join(done.files)}")
     print(f"checksum of the parameters, in every layout the same: {done.checksum}")
-    for name, made_of in done.map.items() if show_map else ():
-        print(f"{' + '.join(made_of)} -> {name}")
+    lines = by_tensor(done.map) if show_map else by_role(done.map)
+    print("\n".join(lines))
     if done.is_identical:
         print("the files are those that were published, byte for byte")
-    for name in done.dropped:
-        print(f"not carried over: {name}")
+    for line in by_role(dict.fromkeys(done.dropped, ())):
+        print(f"not carried over: {line}")
 
 
-def _convert_sat(folder: Path, target: Path, to: str, ranks: int, template: str, as_json: bool) -> None:
-    """From a SAT folder to the published layout, or to one for `ranks` processes."""
+def by_tensor(made: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """One line for each tensor that was written."""
+    return [f"{' + '.join(made_of)} -> {name}" for name, made_of in made.items()]
+
+
+def by_role(made: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """One line for the same tensors of all layers, with their number; `{n}` stands for the layer's."""
+    from beholder.checkpoints.lora import role_of
+
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, made_of in made.items():
+        alike.setdefault((role_of(name), *map(role_of, made_of)), []).append(name)
+    lines: list[str] = []
+    for (role, *roles), names in alike.items():
+        if len(names) == 1:
+            lines.append(" -> ".join(filter(None, (" + ".join(made[names[0]]), names[0]))))
+        else:
+            lines.append(" -> ".join(filter(None, (" + ".join(roles), role))) + f"  ({len(names)} tensors)")
+    return lines
+
+
+def _convert_sat(
+    folder: Path, target: Path, to: str, ranks: int, template: str | None, allow_loss: bool
+) -> Conversion:
+    """From a SAT folder to the published layout, or from any folder to one for `ranks` processes."""
     from beholder.checkpoints.sat import is_sat
     from beholder.core.errors import ConfigError
     from beholder.families import identify_folder, identify_sat
 
-    if is_sat(folder):
-        found = identify_sat(folder)
-        if to != "published" or found.from_sat is None:
-            raise ConfigError(f"{folder} is a SAT checkpoint; convert it --to published first, then to {to}")
-        found.from_sat(folder, target, template=template)
-    else:
-        found = identify_folder(folder)
+    found = identify_sat(folder) if is_sat(folder) else identify_folder(folder)
+    if to == "sat":
         if found.to_sat is None:
             raise ConfigError(f"{found.title} has no SAT layout")
-        found.to_sat(folder, target, ranks=ranks)
-    print(json.dumps({"target": str(target), "layout": to}) if as_json else f"{target}: {to} layout")
+        return found.to_sat(folder, target, ranks=ranks, allow_loss=allow_loss)
+    if to != "published" or found.from_sat is None:
+        raise ConfigError(f"{folder} is a SAT checkpoint; convert it --to published first, then to {to}")
+    return found.from_sat(folder, target, template=template, allow_loss=allow_loss)

@@ -27,7 +27,7 @@ def doctor(
     from beholder.families import identify_folder
 
     folder = checkpoint_folder(path, download=False)
-    found = diagnose(folder, identify_folder, base=base, deep=deep)
+    found = diagnose(folder, identify_folder, base=base, deep=deep, find=checkpoint_folder)
     if as_json:
         print(json.dumps({**asdict(found), "is_healthy": found.is_healthy}, ensure_ascii=False))
     else:

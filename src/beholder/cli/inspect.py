@@ -24,11 +24,15 @@ def inspect(
 ) -> None:
     """Tell what a checkpoint is and whether it is whole: exit code 3 if tensors are missing or do not fit."""
     from beholder.api import checkpoint_folder
-    from beholder.checkpoints.inspect import examine
-    from beholder.families import identify_folder
+    from beholder.checkpoints.inspect import examine, examine_ranks
+    from beholder.checkpoints.sat import is_sat
+    from beholder.families import identify_folder, identify_sat
 
     folder = checkpoint_folder(path, download=False)
-    report = examine(folder, identify_folder(folder), base=base)
+    if is_sat(folder):
+        report = examine_ranks(folder, identify_sat(folder))
+    else:
+        report = examine(folder, identify_folder(folder), base=base)
     print(json.dumps(asdict(report), ensure_ascii=False) if as_json else "\n".join(_lines(report)))
     if not report.is_whole:
         raise typer.Exit(CHECK_FAILED)

@@ -26,7 +26,9 @@ def merge(
     from PIL import Image
 
     from beholder.api import checkpoint_folder
+    from beholder.checkpoints.adapter_folder import is_adapter_folder
     from beholder.checkpoints.merge import merge as fold
+    from beholder.checkpoints.merge_trained import merge_trained
     from beholder.core.types import Message
     from beholder.families import identify_folder
 
@@ -34,7 +36,12 @@ def merge(
     ramp = Image.linear_gradient("L").resize((SIDE, SIDE))
     picture = Image.merge("RGB", (ramp, ramp.rotate(90), ramp.rotate(180)))
     question = [Message.user(picture, QUESTION)]
-    done, proof = fold(folder, target, identify_folder(folder), question, base=base, to=to)
+    if is_adapter_folder(folder):
+        done, proof = merge_trained(
+            folder, target, identify_folder, question, base=base, to=to, find=checkpoint_folder
+        )
+    else:
+        done, proof = fold(folder, target, identify_folder(folder), question, base=base, to=to)
     if as_json:
         told = {**asdict(done), "target": str(done.target), "proof": asdict(proof)}
         del told["map"]

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from beholder.core.errors import ConfigError
+from beholder.core.errors import CheckpointError, ConfigError
 from beholder.families.family import Family
 
 FAMILIES = {
@@ -49,17 +49,25 @@ def identify(config: dict[str, Any], tensor_names: Iterable[str], folder: Path |
 
 
 def _other_family(config: dict[str, Any], known: Iterable[Family]) -> Family | None:
-    """A model that only transformers knows; a `model_type` of a known family is never one."""
+    """A model that only transformers knows. A `model_type` of a known family is one only in transformers'
+    own layout, where it may stand for other systems too."""
     from beholder.families.other import other_family
 
-    mine = any(config.get("model_type") in candidate.config_marks for candidate in known)
+    has_known_type = any(config.get("model_type") in candidate.config_marks for candidate in known)
+    mine = has_known_type and "text_config" not in config
     return None if mine else other_family(config)
 
 
 def identify_folder(folder: Path) -> Family:
     """The family of the checkpoint in a folder."""
     from beholder.checkpoints.reader import read_config, tensor_names
+    from beholder.checkpoints.sat import is_sat
 
+    if is_sat(folder):
+        raise CheckpointError(
+            f"{folder} is a SAT checkpoint ({identify_sat(folder).title}), which is not opened as it is; "
+            f"convert it: beholder convert {folder} NEW --to published"
+        )
     return identify(read_config(folder), tensor_names(folder), folder)
 
 

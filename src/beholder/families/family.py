@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from beholder.checkpoints.findings import Finding
     from beholder.checkpoints.keys import KeyTable
     from beholder.checkpoints.reader import Contents
+    from beholder.checkpoints.writer import Conversion
     from beholder.grounding.habits import Habits
 
 
@@ -36,12 +37,12 @@ class Family:
     describe: Callable[[Any], dict[str, Any]]  # a config.json or our configuration -> what `inspect` prints
     # `architectures` in published files that have no `model_type`
     published_architectures: tuple[str, ...] = ()
-    # `model_class` in the model_config.json of SAT checkpoints; (source, target, template=) from such a
-    # folder
-    # to a published one, and (source, target, ranks=) back.
+    # `model_class` in the model_config.json of SAT checkpoints; (source, target, template=, allow_loss=) from
+    # such a folder to a published one, and (source, target, ranks=, allow_loss=) to one from any other.
     sat_model_classes: tuple[str, ...] = ()
-    from_sat: Callable[..., Path] | None = None
-    to_sat: Callable[..., Path] | None = None
+    from_sat: Callable[..., Conversion] | None = None
+    config_from_sat: Callable[[Mapping[str, Any]], Any] | None = None
+    to_sat: Callable[..., Conversion] | None = None
     # For families that share a `model_type`: whether a checkpoint is this family's, from its configuration,
     # tensor names and folder (None where only the first two are known).
     recognises: Callable[[dict[str, Any], Iterable[str], Path | None], bool] | None = None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from beholder.checkpoints.lora import is_adapter
+from beholder.checkpoints.lora import CONFIG, is_adapter, read_settings
 from beholder.checkpoints.reader import has_weights, read_config, tensor_names
 from beholder.core.errors import CheckpointError, ConfigError
 from beholder.core.fetching import read_pin
@@ -82,8 +81,8 @@ def needs(folder: Path, base: str | Path | None) -> Iterator[tuple[Role, str]]:
 
 
 def _base_of(folder: Path, config: dict[str, Any]) -> Any:
-    file = folder / "adapter_config.json"
-    named = json.loads(file.read_text("utf-8")).get("base_model_name_or_path") if file.is_file() else None
+    has_settings = (folder / CONFIG).is_file()
+    named = read_settings(folder).get("base_model_name_or_path") if has_settings else None
     return named or config.get("_name_or_path")
 
 

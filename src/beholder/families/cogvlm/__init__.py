@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
     from beholder.checkpoints.keys import KeyTable
+    from beholder.checkpoints.writer import Conversion
     from beholder.grounding.habits import Habits
 
 SIDE_OF_PRETRAINING = 224
@@ -57,16 +59,23 @@ def _config_to_published(config: Any) -> dict[str, Any]:
     return config.to_published()
 
 
-def _from_sat(source: Path, target: Path, **options: Any) -> Path:
-    from beholder.families.cogvlm.sat import from_sat
+def _from_sat(source: Path, target: Path, **options: Any) -> Conversion:
+    from beholder.families.cogvlm.sat_folders import from_sat
 
     return from_sat(source, target, **options)
 
 
-def _to_sat(source: Path, target: Path, **options: Any) -> Path:
-    from beholder.families.cogvlm.sat import to_sat
+def _config_from_sat(stored: Mapping[str, Any]) -> PreTrainedConfig:
+    from beholder.families.cogvlm.sat import config_from_sat, template_of
 
-    return to_sat(source, target, **options)
+    return config_from_sat(stored, template_of(stored, None))
+
+
+def _to_sat(source: Path, target: Path, **options: Any) -> Conversion:
+    from beholder.checkpoints.sat import is_sat
+    from beholder.families.cogvlm.sat_folders import reshare, to_sat
+
+    return (reshare if is_sat(source) else to_sat)(source, target, **options)
 
 
 def _describe(config: Any) -> dict[str, Any]:
@@ -128,6 +137,7 @@ FAMILY = Family(
     published_architectures=("CogVLMForCausalLM",),
     sat_model_classes=("CogVLMModel",),
     from_sat=_from_sat,
+    config_from_sat=_config_from_sat,
     to_sat=_to_sat,
     model_types=("cogvlm",),
     tensor_marks=("model.vision.linear_proj.", "model.vision.boi", "model.vision.patch_embedding."),

@@ -170,9 +170,9 @@ def _tokenizer(place: Any, options: dict[str, Any]) -> Any:
     # Whoever pads with the tokenizer alone, as pipelines do, must fill on the left as well.
     sides = {"padding_side": "left", **options}
     try:
-        if source == VICUNA:
-            log.info("%s has no tokenizer; %s is used", place, VICUNA)
-            source = find_checkpoint(VICUNA, what="tokenizer")
+        if source != place:
+            log.info("tokenizer of %s: that of %s", place, source)
+            source = find_checkpoint(source, what="tokenizer")
         return AutoTokenizer.from_pretrained(source, **sides)
     except CheckpointError as error:
         raise ConfigError(f"{place} has no tokenizer: {error}; or put tokenizer.model into it") from error

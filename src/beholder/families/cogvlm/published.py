@@ -40,7 +40,10 @@ VISION_REQUIRED = tuple(key for key in VISION if key not in ("dropout_prob", "in
 ADDED = {"rope_theta": ("rope_base", 10000.0), "rotary_tables": ("rotary_tables", "float32")}
 HANDLED = {"dtype", "quantization_config", "template_version", "torch_dtype", "vision_config"}
 # Where the weights came from, and which remote code would have run them.
-IGNORED = {"_commit_hash", "_name_or_path", "architectures", "auto_map", "model_type", "transformers_version"}
+IGNORED = {
+    "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures",
+    "attn_implementation", "auto_map", "model_type", "transformers_version",
+}  # fmt: skip
 REMOTE_CODE = {
     "AutoConfig": "configuration_cogvlm.CogVLMConfig",
     "AutoModelForCausalLM": "modeling_cogvlm.CogVLMForCausalLM",

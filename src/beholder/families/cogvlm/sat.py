@@ -1,42 +1,31 @@
-"""CogVLM's SAT checkpoints: their names, how ranks share tensors, and the way from and to our layout."""
+"""CogVLM's SAT checkpoints: their names, how ranks share tensors, and their configuration.
+
+How a folder of them is read and written is in `sat_folders.py`.
+"""
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, cast
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from beholder.checkpoints.keys import KeyTable
-from beholder.checkpoints.planning import Plan
-from beholder.checkpoints.reader import Contents
-from beholder.checkpoints.sat import (
-    Cut,
-    Cuts,
-    Hold,
-    as_is,
-    merged,
-    new_folder,
-    open_sat,
-    unknown_names,
-    write_sat,
-)
-from beholder.checkpoints.scratch import Scratch
-from beholder.checkpoints.splits import apart, targets, whole_shape, with_rows
-from beholder.checkpoints.streams import tensor_of
-from beholder.core.errors import CheckpointError, ConfigError
+from beholder.checkpoints.sat import Cut, Cuts
+from beholder.core.errors import ConfigError
 from beholder.families.cogvlm.config import CogVLMConfig, TemplateName
-from beholder.families.cogvlm.layout import PUBLISHED
 
 # Tables with fewer rows than this are whole in every rank.
 SMALLEST_CUT_TABLE = 1000
-SHARD = "2GB"  # a file of the published layout is put together in memory
 TOWER = "mixins.eva.vit_model"
 PUBLISHED_TOWER = "model.vision"
 INV_FREQ = "mixins.rotary.rotary_emb.inv_freq"
+# What later revisions of the original write into model_config.json to say how prompts are written, and our
+# names. Their "chat" is CogAgent's.
+TEMPLATE_KEY = "text_processor_version"
+TEMPLATES: dict[str, TemplateName] = {"chat_old": "chat", "vqa": "vqa", "base": "base"}
+MOST_POSITIONS = 2048
+
+log = logging.getLogger("beholder")
 
 
 def rows() -> Iterator[tuple[str, str | None]]:
@@ -96,8 +85,24 @@ def _cut(name: str) -> Cut:
     return "whole"
 
 
+def template_of(stored: Mapping[str, Any], given: TemplateName | None) -> TemplateName:
+    """How prompts are written: as given, as `model_config.json` says, or where it is silent, `chat`."""
+    if given is not None:
+        return given
+    told = stored.get(TEMPLATE_KEY)
+    if told is None:
+        log.info("model_config.json does not say how prompts are written; template: chat")
+        return "chat"
+    if told not in TEMPLATES:
+        raise ConfigError(
+            f"model_config.json has {TEMPLATE_KEY} {told!r}, which is not CogVLM's ({', '.join(TEMPLATES)}); "
+            "say what it was trained for with --template"
+        )
+    return TEMPLATES[told]
+
+
 def config_from_sat(stored: Mapping[str, Any], template: TemplateName) -> CogVLMConfig:
-    """Our configuration of a `model_config.json`, which does not say how prompts are written."""
+    """Our configuration of a `model_config.json`."""
     try:
         tower = stored["eva_args"]
         return CogVLMConfig(
@@ -109,6 +114,8 @@ def config_from_sat(stored: Mapping[str, Any], template: TemplateName) -> CogVLM
                 "num_hidden_layers": stored["num_layers"],
                 "num_attention_heads": stored["num_attention_heads"],
                 "rms_norm_eps": stored.get("layernorm_epsilon", 1e-5),  # SAT's own default
+                # Of a learned table that CogVLM does not have, so it may be less than the model can do.
+                "max_position_embeddings": max(MOST_POSITIONS, stored.get("max_sequence_length", 0)),
             },
             vision_config={
                 "hidden_size": tower["hidden_size"],
@@ -130,7 +137,9 @@ def config_from_sat(stored: Mapping[str, Any], template: TemplateName) -> CogVLM
 def config_to_sat(config: CogVLMConfig) -> dict[str, Any]:
     """The `model_config.json` of our configuration."""
     text, tower = config.text_config, config.vision_config
-    return {
+    named = {ours: sat for sat, ours in TEMPLATES.items() if ours != "chat"}  # silence means chat
+    told = {TEMPLATE_KEY: named[config.template]} if config.template in named else {}
+    return told | {
         "model_class": "CogVLMModel",
         "num_layers": text.num_hidden_layers,
         "hidden_size": text.hidden_size,
@@ -163,87 +172,3 @@ def config_to_sat(config: CogVLMConfig) -> dict[str, Any]:
             "patch_size": tower.patch_size,
         },
     }
-
-
-def published_tensors(folder: Path, hold: Hold = as_is) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The configuration of a SAT folder, and its tensors whole, folded, and under their published names."""
-    opened = open_sat(folder)
-    tensors: dict[str, Tensor] = {}
-    unknown: list[str] = []
-    for name, tensor in merged(opened, cuts_of(opened.config.get("vocab_size", 0)), hold).items():
-        try:
-            published = SAT.ours(name)
-        except KeyError:
-            unknown.append(name)
-            continue
-        if published is not None:
-            tensors[published] = tensor
-    if unknown:
-        raise unknown_names(unknown)
-    return opened.config, tensors
-
-
-def from_sat(source: Path, target: Path, *, template: TemplateName = "chat") -> Path:
-    """Write a SAT checkpoint, of any number of ranks, as a published one; nothing is left where it fails.
-
-    `template` is what the checkpoint was trained for: chat, vqa, or base (also for grounding).
-    """
-    from huggingface_hub import save_torch_state_dict
-
-    with new_folder(target) as partial, Scratch(partial) as scratch:
-        stored, tensors = published_tensors(source, scratch.hold)
-        config = config_from_sat(stored, template)
-        _compare(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
-        config.dtype = tensors["lm_head.weight"].dtype
-        text = json.dumps(config.to_published(), indent=2, ensure_ascii=False) + "\n"
-        (partial / "config.json").write_text(text, encoding="utf-8")
-        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_torch_state_dict(whole, partial, max_shard_size=SHARD)
-    return target
-
-
-def to_sat(source: Path, target: Path, *, ranks: int = 1) -> Path:
-    """Write a checkpoint of the published or our layout as SAT's, for `ranks` processes."""
-    from beholder.checkpoints.loader import check
-    from beholder.families import family
-
-    found = family("cogvlm")
-    plan, contents = check(source, found)
-    heads = (plan.config.text_config.num_attention_heads, plan.config.vision_config.num_attention_heads)
-    if ranks < 1 or any(count % ranks for count in heads):
-        raise ConfigError(f"{heads[0]} and {heads[1]} heads cannot be shared among {ranks} ranks evenly")
-    with new_folder(target) as partial:
-        cuts = cuts_of(plan.config.text_config.vocab_size)
-        tensors = ((SAT.theirs(name), tensor) for name, tensor in _published(contents, plan))
-        write_sat(partial, config_to_sat(cast("CogVLMConfig", plan.config)), tensors, cuts, ranks=ranks)
-    return target
-
-
-def _published(contents: Contents, plan: Plan) -> Iterator[tuple[str, Tensor]]:
-    """The model's tensors under their published names, one after the other."""
-    from beholder.checkpoints.writer import renamed
-
-    held = {stored: targets(plan.names, stored) for stored in contents.tensors}
-    parameters = with_rows(apart(held), contents.tensors, plan.padded)
-    for name, made_of in renamed(parameters, PUBLISHED).items():
-        yield name, tensor_of(contents, made_of, name)
-
-
-def _compare(config: CogVLMConfig, have: Mapping[str, tuple[int, ...]], source: Path) -> None:
-    """The tensors must be those of the model that the configuration describes."""
-    from beholder.families.cogvlm.modeling import CogVLMForConditionalGeneration
-
-    with torch.device("meta"):
-        wanted = {
-            name: tuple(tensor.shape)
-            for name, tensor in CogVLMForConditionalGeneration(config).state_dict().items()
-        }
-    names = dict.fromkeys(PUBLISHED.theirs(name) for name in wanted)
-    shapes = {name: whole_shape([wanted[part] for part in targets(PUBLISHED, name)]) for name in names}
-    wrong = sorted(name for name in shapes.keys() | have.keys() if shapes.get(name) != have.get(name))
-    if wrong:
-        first = wrong[0]
-        raise CheckpointError(
-            f"{source} does not fit its model_config.json: {len(wrong)} tensors, first {first} "
-            f"(stored {have.get(first)}, wanted {shapes.get(first)})"
-        )

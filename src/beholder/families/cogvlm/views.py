@@ -14,7 +14,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from beholder.core.errors import ConfigError, InputError
 from beholder.grounding.boxes import Frame
-from beholder.processing.images import flat_pictures, normalise, open_picture, resize
+from beholder.processing.images import flat_pictures, normalise, open_pictures
+from beholder.processing.resizing import resize
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -59,7 +60,7 @@ class CogVLMImageProcessor(BaseImageProcessor):
         """One picture or nested lists of them, in any form that `open_picture` takes, as `pixel_values`."""
         if kwargs:
             raise ConfigError(f"unknown settings for pictures: {', '.join(sorted(kwargs))}")
-        views = [self.view(open_picture(image)) for image in flat_pictures(images)]
+        views = [self.view(picture) for picture in open_pictures(flat_pictures(images))]
         if not views:
             raise InputError("there is no picture to prepare")
         return BatchFeature({"pixel_values": np.stack(views)}, tensor_type=return_tensors)

@@ -17,6 +17,8 @@ FAMILY = Family(
         "OpenGVLab/InternVL-Chat-ViT-6B-Vicuna-13B-448px",
     ),
     tensor_marks=("model.vision_tower.vision_tower.encoder.layers.0.attn.qkv.",),
-    recognises=lambda config, names, folder: is_ours(config) and has_intern_tower(config, names, folder),
+    recognises=lambda config, names, folder: (
+        is_ours(config, folder) and has_intern_tower(config, names, folder)
+    ),
     **PARTS,
 )

@@ -96,10 +96,37 @@ def has_intern_tower(config: dict[str, Any], names: Iterable[str], folder: Path 
     return isinstance(tower, dict) and tower.get("model_type") == "internvl_vision"
 
 
-def is_ours(config: dict[str, Any]) -> bool:
-    """Whether this is any layout of LLaVA's system, whatever its tower."""
-    kind = config.get("model_type")
-    return looks_published(config) or (kind in OWN_TYPES and "text_config" in config)
+def is_ours(config: dict[str, Any], folder: Path | None = None) -> bool:
+    """Whether this is any layout of LLaVA's system, whatever its tower.
+
+    transformers' class of the name runs other systems too: those of other parts, and those that write
+    conversations otherwise, are not given our templates.
+    """
+    from beholder.families.llava.published import has_other_parts
+
+    if looks_published(config):
+        return True
+    if config.get("model_type") not in OWN_TYPES or "text_config" not in config or has_other_parts(config):
+        return False
+    return config.get("template") is not None or folder is None or not speaks_otherwise(folder)
+
+
+def speaks_otherwise(folder: Path) -> bool:
+    """Whether a folder has a conversation template in which nobody is called ASSISTANT, as all are here."""
+    import json
+
+    found: list[str] = []
+    if (path := folder / "chat_template.jinja").is_file():
+        found.append(path.read_text("utf-8"))
+    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+        if (path := folder / name).is_file():
+            try:
+                told = json.loads(path.read_text("utf-8"))
+            except ValueError:  # opening it says so
+                continue
+            if isinstance(told, dict) and isinstance(template := told.get("chat_template"), str):  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+                found.append(template)
+    return bool(found) and not any("ASSISTANT" in template for template in found)
 
 
 def config_from_published(config: dict[str, Any], folder: Path) -> PreTrainedConfig:
@@ -216,6 +243,8 @@ FAMILY = Family(
     title="LLaVA",
     hub_ids=("liuhaotian/llava-v1.5-7b", "liuhaotian/llava-v1.5-13b", "llava-hf/llava-1.5-7b-hf"),
     tensor_marks=("model.mm_projector.0.", "model.mm_projector.weight", "multi_modal_projector."),
-    recognises=lambda config, names, folder: is_ours(config) and not has_intern_tower(config, names, folder),
+    recognises=lambda config, names, folder: (
+        is_ours(config, folder) and not has_intern_tower(config, names, folder)
+    ),
     **PARTS,
 )

@@ -124,7 +124,12 @@ class BeholderLlavaConfig(LlavaConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """From our own form, llava-hf's or the published one; the Auto classes read the file first."""
+        """From our own form, llava-hf's or the published one; the Auto classes read the file first.
+
+        What only transformers' own class of that model type computes stays a configuration of it.
+        """
+        if published.has_other_parts(config_dict):
+            return LlavaConfig.from_dict(config_dict, **kwargs)
         if published.is_published(config_dict):
             folder = kwargs.get("name_or_path")
             config_dict = published.to_ours(config_dict, Path(folder) if folder else None)

@@ -96,7 +96,7 @@ def later_hub(config: Any) -> KeyTable:
     is_clip = config.vision_config.model_type == "clip_vision_model"
     rows: list[tuple[str, str | None]] = []
     if is_clip:
-        rows.append((f"{TOWER}.vision_model.embeddings.position_ids", None))
+        rows += [(f"{TOWER}.{within}embeddings.position_ids", None) for within in ("vision_model.", "")]
         rows.append((f"{TOWER}.vision_model.{{rest}}", f"{TOWER}.{{rest}}"))
     return KeyTable.of((*rows, ("{rest}", "{rest}")))
 

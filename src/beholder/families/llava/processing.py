@@ -181,7 +181,8 @@ class LlavaProcessor(ConversationProcessor):
         """Open a folder or hub id: what this class saved, llava-hf's files, or a published checkpoint.
 
         Settings come from the arguments, then from processor_config.json, then from config.json. `tokenizer`
-        may be given for a checkpoint that has none of its own, as an adapter.
+        (one, or the folder or hub id of one) may be given for a checkpoint that has none of its own, as an
+        adapter.
         """
         fields = set(inspect.signature(cls.__init__).parameters) - {"self", "image_processor", "tokenizer"}
         given = {name: kwargs.pop(name) for name in fields & kwargs.keys()}
@@ -191,8 +192,11 @@ class LlavaProcessor(ConversationProcessor):
         config = BeholderLlavaConfig.from_pretrained(folder)
         views = stored.pop("image_processor", None)
         settings = _settings(config) | stored | given
+        sides = {"padding_side": "left", **kwargs}
+        if isinstance(tokenizer, (str, Path)):
+            tokenizer = AutoTokenizer.from_pretrained(find_checkpoint(tokenizer, what="tokenizer"), **sides)
         if tokenizer is None:
-            tokenizer = open_tokenizer(folder, base, {"padding_side": "left", **kwargs})
+            tokenizer = open_tokenizer(folder, base, sides)
         if tokenizer is None:
             raise CheckpointError(f"{folder} has no tokenizer.model and no tokenizer.json")
         add_tokens(tokenizer, config)

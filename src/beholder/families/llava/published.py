@@ -17,6 +17,8 @@ from beholder.families.llava import towers
 
 MODEL_TYPES = ("llava", "llava_llama")
 ARCHITECTURE = "LlavaLlamaForCausalLM"
+# What a model here is built of; the first is what transformers takes where a configuration says nothing.
+PARTS = {"vision_config": ("clip_vision_model", "internvl_vision"), "text_config": ("llama",)}
 ROW_MULTIPLE = 64
 EXTRA_ROWS = 2  # llava-hf's <image> and <pad>
 
@@ -48,6 +50,7 @@ HANDLED = {
 }  # fmt: skip
 # How the weights were trained, who saved them, and settings of code that is not here.
 IGNORED = {
+    "_attn_implementation", "_attn_implementation_autoset", "attn_implementation",
     "_commit_hash", "_name_or_path", "architectures", "auto_map", "freeze_backbone", "freeze_mm_mlp_adapter",
     "freeze_mm_vision_resampler", "freeze_vision_tower", "image_crop_resolution", "image_split_resolution",
     "image_token_len", "max_length", "mm_projector_lr", "mm_resampler_type", "mm_vision_tower_lr",
@@ -76,6 +79,19 @@ def is_published(config: dict[str, Any]) -> bool:
         return False
     names_architecture = any(str(name).startswith("Llava") for name in config.get("architectures") or ())
     return "hidden_size" in config and (names_architecture or any(key.startswith("mm_") for key in config))
+
+
+def has_other_parts(config: dict[str, Any]) -> bool:
+    """Whether a `llava` of transformers' own layout is built of a tower or a language model not ours.
+
+    transformers' class of that name takes any: Pixtral, BakLLaVA and LLaVA-Interleave are published as it.
+    """
+    if config.get("model_type") != "llava" or "text_config" not in config:
+        return False
+    return any(
+        isinstance(part := config.get(name), dict) and part.get("model_type", known[0]) not in known
+        for name, known in PARTS.items()
+    )
 
 
 def to_ours(config: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
@@ -112,8 +128,19 @@ def to_ours(config: dict[str, Any], folder: Path | None = None) -> dict[str, Any
 
 
 def from_ours(config: Any) -> dict[str, Any]:
-    """The published `config.json` of our configuration; a tower that is not a known one is spelled out."""
+    """The published `config.json` of our configuration; a tower that is not a known one is spelled out.
+
+    ConfigError where a setting has no place there, so that it would be lost.
+    """
     text = config.text_config
+    fixed = {"projector_hidden_act": "gelu", "multimodal_projector_bias": True}
+    lost = [
+        f"{key} {getattr(config, key)!r}" for key, usual in fixed.items() if getattr(config, key) != usual
+    ]
+    if not isinstance(config.vision_feature_layer, int):
+        lost.append(f"vision_feature_layer {config.vision_feature_layer!r}")
+    if lost:
+        raise ConfigError(f"the published LLaVA config.json has no place for {', '.join(lost)}")
     rope = dict(text.rope_parameters)
     theta = rope.pop("rope_theta")
     usual = {"head_dim": text.hidden_size // text.num_attention_heads, "mlp_bias": False}

@@ -9,12 +9,13 @@ that one key table serves all of them. What the checkpoint itself holds always w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from beholder.checkpoints.lora import is_adapter, read_adapter
+from beholder.checkpoints.lora import is_adapter, read_adapter, read_settings
 from beholder.checkpoints.reader import Contents, has_weights, read_config, read_contents, read_file
 from beholder.checkpoints.shards import TensorHeader
 from beholder.core.errors import CheckpointError
@@ -22,7 +23,9 @@ from beholder.core.hub import HUB_ID, find_checkpoint
 from beholder.families.llava import towers
 from beholder.families.llava.towers import PREFIX
 
+PROJECTOR = "model.mm_projector."
 PROJECTOR_FILE = "mm_projector.bin"
+BARE = re.compile(r"(\d+\.)?(weight|bias)")
 BESIDE_LORA = "non_lora_trainables.bin"
 CLIP_PARTS = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.")
 
@@ -37,16 +40,35 @@ def read(folder: Path, base: str | Path | None = None) -> Contents:
     found = read_contents(base_of(folder, base))
     tensors = {name: _at(found.folder, header, name) for name, header in found.tensors.items()}
     for file in changes:
-        trained = read_file(folder / file)
-        tensors |= {published(name): replace(header, name=name) for name, header in trained.items()}
+        tensors |= _trained(folder / file)
     adapter = read_adapter(folder, published) if is_adapter(folder) else None
     files = (*changes, *(str(found.folder.resolve() / name) for name in found.files))
     return Contents(folder, files, tensors, adapter, found.folder)
 
 
+def _trained(file: Path) -> dict[str, TensorHeader]:
+    """What was trained beside a base model, under published names; two tensors of one name are an error."""
+    found: dict[str, TensorHeader] = {}
+    for name, header in read_file(file).items():
+        # A projector that was saved by itself has nothing before the numbers of its layers.
+        whole = PROJECTOR + name if file.name == PROJECTOR_FILE and BARE.fullmatch(name) else published(name)
+        if whole in found:
+            raise CheckpointError(f"{file} holds {whole} twice, as {found[whole].name} and as {name}")
+        found[whole] = replace(header, name=name)
+    return found
+
+
 def published(name: str) -> str:
-    """The published name of a tensor that was saved from within PEFT's wrapping."""
-    name = name.removeprefix("base_model.")
+    """The published name of a tensor that was saved from within the wrappings of a training.
+
+    PEFT, data parallelism and other language models each put words of their own in front. As in the original
+    (get_w in llava_arch.py), a projector's tensor is known by `mm_projector.` wherever it stands.
+    """
+    for part in (PROJECTOR, PREFIX):
+        _, mark, rest = f".{name}".partition(f".{part.removeprefix('model.')}")
+        if mark:
+            return part + rest
+    name = name.removeprefix("module.").removeprefix("base_model.")
     return name.removeprefix("model.") if name.startswith(("model.model.", "model.lm_head.")) else name
 
 
@@ -100,9 +122,6 @@ def base_of(folder: Path, given: str | Path | None) -> Path:
 
 def _named_base(folder: Path) -> str | None:
     if is_adapter(folder):
-        import json
-
-        named = json.loads((folder / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path")
-        if named:
+        if named := read_settings(folder).get("base_model_name_or_path"):
             return str(named)
     return read_config(folder).get("_name_or_path") or None

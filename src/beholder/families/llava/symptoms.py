@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from beholder.checkpoints.findings import Finding
-from beholder.checkpoints.lora import CONFIG, WEIGHTS, is_adapter
+from beholder.checkpoints.lora import CONFIG, WEIGHTS, is_adapter, read_settings
 from beholder.checkpoints.reader import has_weights, read_config, read_contents, tensor_names
 from beholder.core.errors import BeholderError
 from beholder.families.llava.published import is_published
@@ -82,7 +81,7 @@ def _notes(folder: Path, config: dict[str, Any]) -> list[str]:
     if has_weights(folder) and (folder / PROJECTOR_FILE).is_file():
         notes.append(f"{PROJECTOR_FILE} is not used: the folder holds a whole model")
     if is_adapter(folder):
-        named = json.loads((folder / CONFIG).read_text("utf-8")).get("base_model_name_or_path")
+        named = read_settings(folder).get("base_model_name_or_path")
         named = named or config.get("_name_or_path") or "not named"
         notes.append(f"this is an adapter, which needs its base model: {named}")
     elif (folder / PROJECTOR_FILE).is_file() and not has_weights(folder):

@@ -21,6 +21,7 @@ from beholder.core.hub import HUB_ID, find_checkpoint
 
 PREFIX = "model.vision_tower.vision_tower."
 PATCH = 14
+HEAD = 128  # numbers in a head of every published InternViT
 INTERN_TYPES = ("intern_vit_6b", "internvl_vision")
 
 LARGE = {
@@ -202,10 +203,16 @@ def _stored(name: str | None, folder: Path | None, held: dict[str, TensorHeader]
 def _measured(held: dict[str, TensorHeader]) -> dict[str, Any]:
     """An InternViT's geometry from its tensors; heads are 128 wide in every published one."""
     width, _, patch, _ = held["embeddings.patch_embedding.weight"].shape
+    if width % HEAD:
+        raise ConfigError(
+            f"the InternViT in the checkpoint is {width} wide, which is no multiple of {HEAD}, so its "
+            "tensors do not tell how many heads it has; put the folder that mm_vision_tower names beside the "
+            "checkpoint"
+        )
     depth = 1 + max(int(name.split(".")[2]) for name in held if name.startswith("encoder.layers."))
     grid = math.isqrt(held["embeddings.position_embedding"].shape[1] - 1)
     return {
-        "hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": width // 128,
+        "hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": width // HEAD,
         "intermediate_size": held["encoder.layers.0.mlp.fc1.weight"].shape[0],
         "patch_size": patch, "image_size": grid * patch,
     }  # fmt: skip

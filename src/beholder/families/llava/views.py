@@ -24,11 +24,9 @@ from beholder.processing.images import (
     centre_crop,
     flat_pictures,
     normalise,
-    open_picture,
-    pad_to_square,
-    resize,
-    resize_shortest_edge,
+    open_pictures,
 )
+from beholder.processing.resizing import resize, resize_on_square, resize_shortest_edge
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -87,7 +85,8 @@ class LlavaImageProcessor(BaseImageProcessor):
         """One RGB picture as (3, side, side)."""
         if self.aspect == "pad":
             red, green, blue = (int(255 * mean) for mean in self.image_mean)
-            image = pad_to_square(image, (red, green, blue))
+            square = resize_on_square(image, (red, green, blue), self.side)
+            return normalise(square, self.image_mean, self.image_std)
         return self._processed(image)
 
     def tiles(self, image: Image.Image) -> NDArray[np.float32]:
@@ -118,7 +117,7 @@ class LlavaImageProcessor(BaseImageProcessor):
         """One picture or nested lists of them, in any form that `open_picture` takes."""
         if kwargs:
             raise ConfigError(f"unknown settings for pictures: {', '.join(sorted(kwargs))}")
-        inputs = self.inputs([open_picture(image) for image in flat_pictures(images)])
+        inputs = self.inputs(open_pictures(flat_pictures(images)))
         data = {name: value.numpy() for name, value in inputs.items()}
         return BatchFeature(data, tensor_type=return_tensors)
 

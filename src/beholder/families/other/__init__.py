@@ -17,6 +17,8 @@ from beholder.families.family import Family
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
+    from beholder.checkpoints.findings import Finding
+
 NAME = "other"
 
 
@@ -54,6 +56,11 @@ def family_of(model_type: str, class_name: str) -> Family:
             "alone tell nothing here; beholder.load checks that every parameter is filled"
         )
 
+    def symptoms(folder: Path, base: str | Path | None) -> tuple[list[Finding], list[str]]:
+        from beholder.families.other.loading import symptoms
+
+        return symptoms(family_of(model_type, class_name), folder)
+
     return Family(
         name=NAME,
         title=model_type,
@@ -70,6 +77,7 @@ def family_of(model_type: str, class_name: str) -> Family:
         config_to_published=lambda config: key_table(config),
         describe=_describe,
         own_names=own_names,
+        symptoms=symptoms,
         opens=_opens,
         engine=_engine,
     )

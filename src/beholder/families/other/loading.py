@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from beholder.checkpoints.findings import Finding
 from beholder.checkpoints.quantize import settings_for
 from beholder.checkpoints.reader import read_contents
 from beholder.checkpoints.strict import SHOWN, without_report
@@ -60,6 +61,28 @@ def open_as_it_is(
         )
     _confirm(folder, family.title, info)
     return model if direct else model.to(place)
+
+
+def symptoms(family: Family, folder: Path) -> tuple[list[Finding], list[str]]:
+    """What is wrong with the tensors, told from their headers: the model is opened without memory."""
+    from transformers.utils.import_utils import is_accelerate_available
+
+    if not is_accelerate_available():
+        return [], [
+            "which tensors the model needs is not looked at without accelerate (pip install accelerate)"
+        ]
+    try:
+        read_contents(folder)
+        with without_report():
+            _, info = cast("Any", family.model_class()).from_pretrained(
+                folder, device_map={"": "meta"}, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+        _confirm(folder, family.title, info)
+    except CheckpointError as error:
+        return [
+            Finding(str(error), "fetch the checkpoint again, with the config.json that belongs to it")
+        ], []
+    return [], []
 
 
 def _confirm(folder: Path, title: str, info: dict[str, Any]) -> None:

@@ -39,6 +39,10 @@ class OtherProcessor:
 
         if options.pop("base", None) is not None:
             raise ConfigError("base= is for adapters and projectors of known families")
+        if options.pop("tokenizer", None) is not None:
+            raise ConfigError(
+                "another tokenizer is for known families; this model's comes with its processor"
+            )
         place = find_checkpoint(folder)
         config = AutoConfig.from_pretrained(place)
         processor = _open(place, config, options)

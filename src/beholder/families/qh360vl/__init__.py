@@ -10,6 +10,7 @@ from beholder.families.family import Family
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
+    from beholder.checkpoints.findings import Finding
     from beholder.checkpoints.keys import KeyTable
     from beholder.grounding.habits import Habits
 
@@ -55,6 +56,12 @@ def _config_from_published(config: dict[str, Any], folder: Path) -> PreTrainedCo
 
 def _config_to_published(config: Any) -> dict[str, Any]:
     return config.to_published()
+
+
+def _symptoms(folder: Path, base: str | Path | None) -> tuple[list[Finding], list[str]]:
+    from beholder.families.qh360vl.symptoms import symptoms
+
+    return symptoms(folder, base)
 
 
 def _describe(config: Any) -> dict[str, Any]:
@@ -115,5 +122,6 @@ FAMILY = Family(
     config_from_published=_config_from_published,
     config_to_published=_config_to_published,
     describe=_describe,
+    symptoms=_symptoms,
     boxes=_boxes,
 )

@@ -154,6 +154,11 @@ class QH360VLModel(QH360VLPreTrainedModel):
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_slot, 0))
         rows = features.flatten(0, -2)
         check_slots(is_slot, len(rows))
+        if rows.shape[-1] != embeddings.shape[-1]:
+            raise InputError(
+                f"the pictures' features are {rows.shape[-1]} wide and the language model "
+                f"{embeddings.shape[-1]}; they come from another model"
+            )
         return embeddings.masked_scatter(is_slot.unsqueeze(-1), rows.to(embeddings.device, embeddings.dtype))
 
     @can_return_tuple
@@ -241,6 +246,29 @@ class QH360VLForConditionalGeneration(QuickStart, QH360VLPreTrainedModel, Genera
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """See `QH360VLModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, **kwargs)
+
+    def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """As in transformers, but an assistant that drafts for another model is shown the pictures too.
+
+        transformers calls none of its steps the first; its empty cache tells.
+        """
+        if past_key_values is not None and next_sequence_length != 1 and kwargs.get("inputs_embeds") is None:
+            is_first_iteration = is_first_iteration or is_prompt(input_ids, past_key_values)
+        prepare = cast("Any", super()).prepare_inputs_for_generation
+        return prepare(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
 
     @can_return_tuple
     def forward(

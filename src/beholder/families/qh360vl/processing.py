@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoTokenizer
 
 from beholder.core.errors import ConfigError
+from beholder.core.hub import find_checkpoint
 from beholder.families.qh360vl.config import QH360VLConfig
 from beholder.families.qh360vl.templates import (
     END_OF_TEXT,
@@ -92,10 +93,13 @@ class QH360VLProcessor(ConversationProcessor):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> QH360VLProcessor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Open a folder or hub id: what this class saved, or a published checkpoint (config and tokenizer).
 
-        Settings come from the arguments, then from processor_config.json, then from config.json.
+        Settings come from the arguments, then from processor_config.json, then from config.json. `tokenizer`
+        names another folder or hub id for it.
         """
         fields = set(inspect.signature(cls.__init__).parameters) - {"self", "image_processor", "tokenizer"}
         given = {name: kwargs.pop(name) for name in fields & kwargs.keys()}
+        named = kwargs.pop("tokenizer", None)
+        words = pretrained_model_name_or_path if named is None else find_checkpoint(named, what="tokenizer")
         stored, _ = cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)
         views = stored.pop("image_processor", None)
         if unknown := sorted(stored.keys() - fields - {"processor_class", "auto_map"}):
@@ -103,7 +107,7 @@ class QH360VLProcessor(ConversationProcessor):
         settings = {name: stored[name] for name in fields & stored.keys()} | given
         # Whoever pads with the tokenizer alone, as pipelines do, must fill on the left as well.
         sides = {"padding_side": "left", **kwargs}
-        tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **sides)
+        tokenizer = AutoTokenizer.from_pretrained(words, **sides)
         if views is not None and "slots_per_picture" in settings:
             return cls(QH360VLImageProcessor(**views), tokenizer, **settings)
         config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)

@@ -90,6 +90,7 @@ HANDLED = {
 }  # fmt: skip
 # Where the weights came from, how they were trained, and pretraining_tp: slices of the same arithmetic.
 IGNORED = {
+    "_attn_implementation", "_attn_implementation_autoset", "attn_implementation",
     "_commit_hash", "_name_or_path", "architectures", "auto_map", "freeze_mm_mlp_adapter",
     "image_grid_pinpoints", "mm_projector_config", "mm_projector_lr", "pretraining_tp",
     "transformers_version", "tune_mm_mlp_adapter", "use_mm_proj",

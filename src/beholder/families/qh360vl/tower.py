@@ -15,24 +15,34 @@ from beholder.core.errors import CheckpointError
 from beholder.core.hub import HUB_ID, find_checkpoint
 
 
-def fill_from_base(tower: PreTrainedModel, name: str | None, folder: str | None) -> None:
-    """Copy the weights of the base tower `name` into `tower`: a hub id, or a path starting at `folder`."""
+def base_tower(name: str | None, folder: str | Path | None) -> Path:
+    """The folder of the tower that a checkpoint names, fetched if need be; CheckpointError if nowhere."""
     if not name:
         raise CheckpointError(
             "the checkpoint holds no vision tower and its config.json names none; "
             "set mm_vision_tower (base_vision_tower in our layout) to a folder or a hub id"
         )
     place = Path(folder or "") / name
-    where = str(place) if place.is_dir() else name
-    if where == name and not HUB_ID.fullmatch(name):
+    if not place.is_dir() and not HUB_ID.fullmatch(name):
         raise CheckpointError(
             f"the checkpoint holds no vision tower, and its base tower {name!r} "
             "is neither a folder nor a hub id"
         )
     try:
+        return find_checkpoint(str(place) if place.is_dir() else name)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the checkpoint holds no vision tower, and its base tower {name!r} cannot be opened: {error}"
+        ) from error
+
+
+def fill_from_base(tower: PreTrainedModel, name: str | None, folder: str | None) -> None:
+    """Copy the weights of the base tower `name` into `tower`: a hub id, or a path starting at `folder`."""
+    where = base_tower(name, folder)
+    try:
         with without_report():
             base, info = CLIPVisionModel.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-                find_checkpoint(where),
+                where,
                 dtype=tower.dtype,
                 config=tower.config,
                 output_loading_info=True,

@@ -18,11 +18,9 @@ from beholder.processing.images import (
     centre_crop,
     flat_pictures,
     normalise,
-    open_picture,
-    pad_to_square,
-    resize,
-    resize_shortest_edge,
+    open_pictures,
 )
+from beholder.processing.resizing import resize, resize_on_square, resize_shortest_edge
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -68,18 +66,26 @@ class QH360VLImageProcessor(BaseImageProcessor):
 
     def views(self, image: Image.Image) -> NDArray[np.float32]:
         """The views of one RGB picture: top left, top right, bottom left, bottom right, whole."""
+        if self.plan == "five":
+            return self._five_views(self._square(image, 2 * self.side))
         if self.aspect == "pad":
-            image = pad_to_square(image, self._padding_colour())
-        return self._five_views(image) if self.plan == "five" else self._single_view(image)
+            return normalise(self._square(image, self.side), self.image_mean, self.image_std)
+        cropped = centre_crop(resize_shortest_edge(image, self.side), self.side)
+        return normalise(cropped, self.image_mean, self.image_std)
+
+    def _square(self, image: Image.Image, side: int) -> Image.Image:
+        """All of a picture as a square, padded or stretched."""
+        if self.aspect == "pad":
+            return resize_on_square(image, self._padding_colour(), side)
+        return resize(image, (side, side))
 
     def _padding_colour(self) -> tuple[int, int, int]:
         red, green, blue = (int(255 * mean) for mean in self.image_mean)
         return red, green, blue
 
-    def _five_views(self, image: Image.Image) -> NDArray[np.float32]:
+    def _five_views(self, big: Image.Image) -> NDArray[np.float32]:
         """The whole view is made from the enlarged copy, resampled twice. Kept: released weights saw it."""
         side = self.side
-        big = resize(image, (2 * side, 2 * side))
         pixels = np.asarray(big)
         out = np.empty((5, 3, side, side), np.float32)
         for corner in range(4):
@@ -89,10 +95,6 @@ class QH360VLImageProcessor(BaseImageProcessor):
         normalise(resize(big, (side, side)), self.image_mean, self.image_std, out[4])
         return out
 
-    def _single_view(self, image: Image.Image) -> NDArray[np.float32]:
-        cropped = centre_crop(resize_shortest_edge(image, self.side), self.side)
-        return normalise(cropped, self.image_mean, self.image_std)
-
     def box_frame(self, width: int, height: int) -> Frame:
         """What the fractions of an answered box refer to: the padded square, or the picture itself."""
         return Frame.padded_square(width, height) if self.aspect == "pad" else Frame.picture(width, height)
@@ -101,7 +103,7 @@ class QH360VLImageProcessor(BaseImageProcessor):
         """One picture or nested lists of them, in any form that `open_picture` takes, as `pixel_values`."""
         if kwargs:
             raise ConfigError(f"unknown settings for pictures: {', '.join(sorted(kwargs))}")
-        views = [self.views(open_picture(image)) for image in flat_pictures(images)]
+        views = [self.views(picture) for picture in open_pictures(flat_pictures(images))]
         return BatchFeature({"pixel_values": np.stack(views)}, tensor_type=return_tensors)
 
     def stack(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
