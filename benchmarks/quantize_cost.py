@@ -10,7 +10,6 @@ the last two it is a gate, which ends with 3 where the cost is higher. Records g
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import asdict
@@ -67,15 +66,18 @@ def main() -> None:
     asked.add_argument("--picture", type=Path, default=PICTURE)
     asked.add_argument("--question", action="append", dest="questions")
     asked.add_argument("--device", default="cpu")
-    asked.add_argument("--out", type=Path, default=HERE / "results" / f"quantize-{date.today()}.json")
+    asked.add_argument(
+        "--out", type=Path, default=HERE / "results", help="folder of the records, one of each"
+    )
     asked.add_argument("--most-divergence", type=float, default=float("inf"))
     asked.add_argument("--least-agreement", type=float, default=0.0)
     given = asked.parse_args()
     folder = checkpoint_folder(given.model)
     found = costs(folder, given.picture, given.questions or list(QUESTIONS), given.device)
     name = given.model or "beholder-mini"
-    rows = [record_of(name, folder, bits, *told, given.device) for bits, told in found.items()]
-    given.out.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+    for bits, told in found.items():
+        record = record_of(name, folder, bits, *told, given.device)
+        record.write(given.out / f"quantize-{bits}-{date.today()}.json")
     print("| bits | divergence, mean | worst | same token | bytes | of the dense |")
     print("|---|--:|--:|--:|--:|--:|")
     for bits, (cost, _) in found.items():

@@ -1,6 +1,6 @@
 """Makes checkpoints.md: its tables from the code's own, its round trips from a record of them.
 
-    python docs/checkpoints_record.py             the page from benchmarks/results/checkpoints.json
+    python docs/checkpoints_record.py             the page from docs/checkpoints.json
     python docs/checkpoints_record.py --measure   makes the round trips on the goldens and the record first
 
 What the page says in words stands in checkpoints.txt beside it, with a line {name} for each table.
@@ -20,7 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-RECORD = ROOT / "benchmarks" / "results" / "checkpoints.json"
+RECORD = ROOT / "docs" / "checkpoints.json"
 PAGE = HERE / "checkpoints.md"
 WORDS = HERE / "checkpoints.txt"
 MADE = "<!-- Made by docs/checkpoints_record.py. Do not edit. -->\n\n"

@@ -95,7 +95,7 @@ the first three stages of the table are one recipe there, which has what they ta
 
 def make_card(records: Path, checkpoint: Path) -> str:
     """The whole card."""
-    found = {path: RunRecord.read(path) for path in sorted(records.glob("mini*.json"))}
+    found = {path: RunRecord.read(path) for path in sorted(records.glob("*.json"))}
     weights = hash_weights(checkpoint)
     ours = [record for record in found.values() if record.weights == weights]
     worlds = only(ours, "worlds v1")

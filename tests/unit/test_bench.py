@@ -74,7 +74,7 @@ def test_upkeep_without_the_peer(capsys):
 def test_pictures_and_a_cold_start(capsys):
     assert main(["bench", *SMALL, "--figures", "startup,preprocessing"]) == 0
     shown = capsys.readouterr().out
-    found = {line.split()[0]: float(line.split()[1]) for line in shown.splitlines() if line.startswith("  ")}
+    found = {line.split()[0]: float(line.split()[1]) for line in shown.splitlines() if line.startswith(" ")}
     parts = sum(found[name] for name in ("import_s", "load_s", "prepare_s", "answer_s"))
     assert 0 < parts <= found["cold_first_token_s"] + 0.1
     assert 0 < found["preprocess_12mp_open_ms"] < found["preprocess_12mp_ms"]
