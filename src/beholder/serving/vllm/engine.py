@@ -72,7 +72,7 @@ class VLLMEngine:
                 "use presence_penalty or frequency_penalty"
             )
         ends = sampling.ends(terminators)
-        answer = _Answer(self, next(self._numbers), ends)
+        answer = _Answer(next(self._numbers))
         start = time.perf_counter()
         embeddings = self._embed(inputs)
         answer.request.clock.tower = time.perf_counter() - start
@@ -91,8 +91,7 @@ class VLLMEngine:
 class _Answer:
     """One request's thread: reads vLLM's stream into a `Request`."""
 
-    def __init__(self, engine: VLLMEngine, number: int, ends: frozenset[int]) -> None:
-        self.ends = ends
+    def __init__(self, number: int) -> None:
         self.news = threading.Condition()
         self.request = Request(number, self._wait, self._cancel)
         self._response: httpx.Response | None = None
