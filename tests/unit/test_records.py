@@ -28,6 +28,17 @@ def test_capture_fills_in_the_circumstances():
     assert record.code
 
 
+@pytest.mark.parametrize(
+    ("given", "told"), [("{}/my model", "my model"), ("qihoo360/360VL-8B",) * 2, ("",) * 2]
+)
+def test_a_folder_is_called_by_its_last_name(tmp_path: Path, given: str, told: str):
+    (tmp_path / "my model").mkdir()
+    record = capture(
+        subject=given.format(tmp_path), measure="m", values={}, samples=0, settings={}, seconds=0
+    )
+    assert record.subject == told
+
+
 def test_a_record_survives_a_file(tmp_path: Path):
     record = sample()
     assert RunRecord.read(record.write(tmp_path / "deep" / "score.json")) == record

@@ -27,7 +27,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin")
 class RunRecord:
     """One measurement. Two runs are comparable only where the fields that matter to the question agree."""
 
-    subject: str  # a hub id, a folder, or "beholder-mini"
+    subject: str  # a hub id, a folder's last name, or "beholder-mini"
     weights: str  # hash_weights(folder); empty where no weights took part
     measure: str  # "worlds v1", "bench decode"
     values: dict[str, float]
@@ -68,9 +68,13 @@ def capture(
     seconds: float,
     weights: str = "",
 ) -> RunRecord:
-    """A record of what was measured, completed with the code, machine and package versions of this run."""
+    """A record of what was measured, completed with the code, machine and package versions of this run.
+
+    A `subject` that is a folder is called by its last name: where it lay on the machine says nothing.
+    """
+    place = Path(subject)
     return RunRecord(
-        subject=subject,
+        subject=place.resolve().name if subject and place.is_dir() else subject,
         weights=weights,
         measure=measure,
         values=dict(values),

@@ -99,7 +99,7 @@ def score_lines(
     told = [{**_bare(line), **one.line()} for line, one in zip(lines, scored, strict=True)]
     pictures = len({row["image"] for row in rows})
     return write_card(
-        task, scored, out, Path(vlm.name).name if Path(vlm.name).is_dir() else vlm.name,
+        task, scored, out, vlm.name,
         {**settings, "pictures": pictures, **describe_device(vlm)},
         strict=strict, judge=judge, weights=weights, lines=[*told, *kept],
         seconds=round(sum(line["seconds"] for line in lines), 3),
