@@ -34,6 +34,22 @@ def test_a_tower_is_compared_at_its_own_resolution_too(tmp_path):
     assert main(["parity", "internvl", "--golden", str(GOLDEN), "--json", str(out)]) == 0
     stages = {stage["stage"]: stage for stage in json.loads(out.read_text())["stages"]}
     assert stages["projected features"]["cases"] == 6
+    assert stages["pixels (bit for bit)"]["cases"] == 16
+    assert "ids of training rows" not in stages  # recorded once, with LLaVA
+
+
+def test_rows_and_changed_folders_are_compared(tmp_path, capsys):
+    folder = shutil.copytree(GOLDEN / "llava", tmp_path / "llava")
+    records = folder / "tokenization" / "records.json"
+    told = json.loads(records.read_text())
+    told["records"][3]["labels"][-1] += 1
+    records.write_text(json.dumps(told))
+    assert main(["parity", "llava", "--golden", str(tmp_path)]) == 3
+    lines = {line.split("  ")[2].strip() or line: line for line in capsys.readouterr().out.splitlines()}
+    failing = [line for line in lines.values() if "DOES NOT HOLD" in line]
+    assert len(failing) == 1
+    assert "labels of training rows" in failing[0]
+    assert all(any(stage in line for line in lines.values()) for stage in ("LoRA: logits", "stage 1: logits"))
 
 
 def test_a_wrong_number_does_not_hold(tmp_path, capsys):

@@ -128,14 +128,23 @@ def _has_accelerate() -> bool:
 @contextmanager
 def _quiet_if_small(contents: Contents) -> Generator[None]:
     """No progress bar for what is done in a moment."""
-    from transformers.utils import logging as theirs
-
     total = sum((contents.folder / name).stat().st_size for name in contents.files)
-    if total >= LARGE_BYTES or not theirs.is_progress_bar_enabled():
+    if total >= LARGE_BYTES:
         yield
         return
+    with without_progress_bars():
+        yield
+
+
+@contextmanager
+def without_progress_bars() -> Generator[None]:
+    """Let transformers draw none meanwhile."""
+    from transformers.utils import logging as theirs
+
+    was_enabled = theirs.is_progress_bar_enabled()
     theirs.disable_progress_bar()
     try:
         yield
     finally:
-        theirs.enable_progress_bar()
+        if was_enabled:
+            theirs.enable_progress_bar()

@@ -29,9 +29,11 @@ def parity(
     ] = None,
 ) -> None:
     """Run the goldens through this copy: the largest difference per stage; exit code 3 if one is too big."""
+    from beholder.checkpoints.loader import without_progress_bars
     from beholder.families.parity import run
 
-    stages = run(golden, family or ())
+    with without_progress_bars():
+        stages = run(golden, family or ())
     for line in _lines(stages):
         print(line)
     if out is not None:

@@ -17,8 +17,9 @@ from beholder.core.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Name of the goldens -> module with `compare(folder)`, and the folder within the goldens.
-RUNNERS = {"360vl": "qh360vl", "llava": "llava", "internvl": "llava", "cogvlm": "cogvlm"}
+# Name of the goldens -> modules with `compare(folder, name)`, and the folder within the goldens.
+LLAVA = ("llava_inputs", "llava", "llava_changed")
+RUNNERS = {"360vl": ("qh360vl",), "llava": LLAVA, "internvl": LLAVA, "cogvlm": ("cogvlm",)}
 FOLDERS = {"360vl": "360vl", "llava": "llava", "internvl": "llava", "cogvlm": "cogvlm"}
 EXACT = 0.0
 PIXELS = 1e-6
@@ -71,9 +72,14 @@ def run(golden: Path, names: Iterable[str] = ()) -> list[Stage]:
             raise CheckpointError(f"{golden} has no goldens of {', '.join(absent)}; give their folder")
     stages: list[Stage] = []
     for name in wanted or present:
-        compare: Compare = import_module(f"{__name__}.{RUNNERS[name]}").compare
-        stages += summed(name, compare(golden / FOLDERS[name], name))
+        stages += summed(name, _compared(golden / FOLDERS[name], name))
     return stages
+
+
+def _compared(folder: Path, name: str) -> Iterator[Found]:
+    for module in RUNNERS[name]:
+        compare: Compare = import_module(f"{__name__}.{module}").compare
+        yield from compare(folder, name)
 
 
 def summed(name: str, found: Iterable[Found]) -> list[Stage]:
@@ -96,6 +102,11 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
         return 0.0
     largest = float((ours.detach().double() - theirs.double()).abs().max())
     return largest if largest == largest else float("inf")
+
+
+def unequal(ours: object, theirs: object) -> float:
+    """0 where two texts or lists are the same, else infinite: they have no distance."""
+    return 0.0 if ours == theirs else float("inf")
 
 
 def relative(ours: float, theirs: float) -> float:

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from beholder.families.cogvlm.layout import PUBLISHED
 from beholder.families.cogvlm.modeling import CogVLMForConditionalGeneration
 from beholder.families.cogvlm.routing import rotary_positions, vision_experts
 from beholder.families.cogvlm.views import CogVLMImageProcessor
-from beholder.families.parity import EXACT, NUMBERS, PIXELS, Found, difference, gradient_norms
+from beholder.families.parity import EXACT, NUMBERS, PIXELS, Found, difference, gradient_norms, unequal
 
 ATTENTION = ("eager", "sdpa")
 NAMES = {
@@ -42,6 +43,7 @@ def compare(folder: Path, name: str) -> Iterator[Found]:
                 if f"{case}/logits" in io and f"{case}/greedy_new_tokens" in io:
                     yield from _case(model, io, case, attention)
         if attention == "eager":
+            yield from _conversations(folder, model)
             yield from _training(model, io, told)
 
 
@@ -55,6 +57,28 @@ def _pixels(folder: Path) -> Iterator[Found]:
             sample = pixels[:, ::stride, ::stride][:, :SHOWN, :SHOWN]
             far = difference(sample, stored[f"{entry['file']}/{side}/sample"])
             yield Found("pixels", f"{entry['file']}/{side}", far, PIXELS)
+
+
+def _conversations(folder: Path, model: Any) -> Iterator[Found]:
+    """Ids, their types and labels as the checkpoint's own method builds them, for every template."""
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    recorded = json.loads((folder / "tokenization.json").read_text())["build_conversation_input_ids"]
+    for number, case in enumerate(recorded):
+        built = model.build_conversation_input_ids(
+            tokenizer,
+            query=case["query"],
+            history=[tuple(pair) for pair in case["history"]],
+            images=[Image.new("RGB", (8, 8))] if case["image"] else None,
+            template_version=case["template"],
+            answer=case["answer"],
+        )
+        told = f"{case['template']}/{number}"
+        for stage, name in (("ids of conversations", "input_ids"), ("types of tokens", "token_type_ids")):
+            yield Found(stage, told, unequal(built[name].tolist(), case[name]), EXACT)
+        if case["answer"] is not None:
+            yield Found(
+                "labels of conversations", told, unequal(built["labels"].tolist(), case["labels"]), EXACT
+            )
 
 
 def _case(model: Any, io: dict[str, Tensor], case: str, attention: str) -> Iterator[Found]:

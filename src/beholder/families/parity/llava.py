@@ -56,7 +56,8 @@ def _with_own_tower(place: Path, attention: str) -> Any:
         return LlavaForConditionalGeneration.from_pretrained(folder, attn_implementation=attention)
 
 
-def _expand(ids: Tensor, features: int, placeholder: int) -> Tensor:
+def expand(ids: Tensor, features: int, placeholder: int) -> Tensor:
+    """One row of the original's ids, with as many placeholders for each picture as it has features."""
     spread = [[placeholder] * features if token == PICTURE else [token] for token in ids.tolist()]
     return torch.tensor([[token for tokens in spread for token in tokens]])
 
@@ -75,7 +76,7 @@ def _case(model: Any, io: dict[str, Tensor], case: str, attention: str) -> Itera
         features = projected.shape[1]
         far = difference(projected, io[f"{case}.projected_features"])
         yield Found("projected features", told, far, NUMBERS)
-    inputs = {"input_ids": _expand(io[f"{case}.input_ids"][0], features, rows)}
+    inputs = {"input_ids": expand(io[f"{case}.input_ids"][0], features, rows)}
     inputs |= {} if pixels is None else {"pixel_values": pixels}
     seen: list[Tensor] = []
     hook = model.model.language_model.register_forward_pre_hook(
@@ -98,7 +99,7 @@ def _training(place: Path, model: Any, io: dict[str, Tensor]) -> Iterator[Found]
     labels, mask = io["train_batch.merged.labels"], io["train_batch.merged.attention_mask"]
     width = labels.shape[1]
     features = width - io["train_batch.input_ids"].shape[1] + 1
-    expanded = [_expand(row, features, rows)[0] for row in io["train_batch.input_ids"]]
+    expanded = [expand(row, features, rows)[0] for row in io["train_batch.input_ids"]]
     ids = torch.stack([torch.nn.functional.pad(row, (0, width - len(row)))[:width] for row in expanded])
     model.zero_grad()
     model.model.vision_tower.requires_grad_(False)
