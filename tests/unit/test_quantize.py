@@ -79,6 +79,27 @@ def test_what_it_costs(name, quantize, record_property):
     assert wanted
 
 
+@needs_torchao
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(("quantize", "most"), [("8bit", 0.02), ("4bit", 0.2)])
+def test_every_part_of_a_fused_tensor_is_narrow(quantize, most):
+    """CogVLM stores query, key and value as one."""
+    folder = LLAVA.parents[2] / "cogvlm" / "model"
+    dense, narrow = (
+        open_model(folder, identify_folder(folder), device="cpu", dtype="float32", quantize=how)
+        for how in (None, quantize)
+    )
+    torch.manual_seed(0)
+    wanted = quantized_parts(dense, 4 if quantize == "4bit" else 8)
+    assert {part.rpartition(".")[2] for part in wanted} >= {"q_proj", "k_proj", "v_proj", "o_proj"}
+    for part in wanted:
+        exact, near = dense.get_submodule(part), narrow.get_submodule(part)
+        assert type(near.weight.data) is not torch.Tensor, part
+        rows = torch.randn(8, exact.in_features)
+        wide = exact(rows).detach()
+        assert 0 < (near(rows) - wide).norm() / wide.norm() < most, part
+
+
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_only_linears_of_the_language_model_s_layers_are_narrow(name):
     size = geometry(name)

@@ -47,10 +47,12 @@ def _swap(name: str, old: str, new: str) -> str:
 
 def converters(splits: Iterable[Split]) -> list[Any]:
     """The same for transformers: what splits a tensor whose name the key mapping has changed to `whole`."""
-    from transformers.core_model_loading import Chunk, WeightConverter
+    from transformers.core_model_loading import Chunk
+
+    from beholder.checkpoints.splitter import Splitter
 
     return [
-        WeightConverter(
+        Splitter(
             source_patterns=[f"{split.whole}."],
             target_patterns=[f"{part}." for part in split.parts],
             operations=[Chunk(dim=0)],
