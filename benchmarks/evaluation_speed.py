@@ -1,10 +1,12 @@
 """How quickly a benchmark's rows are answered, beside transformers' `generate` in the same run.
 
-    python benchmarks/evaluation_speed.py [--rows 2000] [--batch 32] [--data FOLDER] [--out FILE]
+    python benchmarks/evaluation_speed.py [--rows 2000] [--batch 32] [--turn 256] [--data FOLDER] [--out FILE]
 
 Three ways answer the same rows of `worlds` with the built-in model, greedily, each from the pictures' files:
-`beholder eval`'s own, `generate` row by row, and `generate` over padded batches. They take turns, batch by
-batch, so that what disturbs the machine disturbs all. Unless their scores are the same there is no record.
+`beholder eval`'s own, `generate` row by row, and `generate` over padded batches, as lmms-eval and VLMEvalKit
+call it. They take turns, `--turn` rows each (as many as `beholder eval` asks at once), so that what disturbs
+the machine disturbs all. The rows are the first of the data. Unless their scores are the same there is no
+record.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from beholder.mini.fonts import FontBook
 
 HERE = Path(__file__).resolve().parent
 FEWEST_ROWS_OF_A_SCENE = 8
+ROWS = 256  # that `beholder eval` asks at once
 Way = Callable[[Sequence[Row]], list[Reply]]
 
 
@@ -82,8 +85,8 @@ class Peer:
         return Reply(text, boxes, min(length + 1, len(ids)))
 
 
-def ways(data: Path, vlm: beholder.VLM) -> dict[str, Way]:
-    """Name -> what answers some rows."""
+def ways(data: Path, vlm: beholder.VLM, batch: int = 32) -> dict[str, Way]:
+    """Name -> what answers some rows; `batch` is how many stand side by side in one call of `generate`."""
     peer = Peer(data, vlm)
 
     def ours(rows: Sequence[Row]) -> list[Reply]:
@@ -91,7 +94,12 @@ def ways(data: Path, vlm: beholder.VLM) -> dict[str, Way]:
         conversations = [WORLDS.conversation(row, pictures[row["image"]]) for row in rows]
         return answer_batch(vlm, conversations, WORLDS.max_tokens)
 
-    return {"beholder": ours, "transformers_one_by_one": peer.one_by_one, "transformers_batched": peer.batch}
+    def batched(rows: Sequence[Row]) -> list[Reply]:
+        return [
+            reply for start in range(0, len(rows), batch) for reply in peer.batch(rows[start : start + batch])
+        ]
+
+    return {"beholder": ours, "transformers_one_by_one": peer.one_by_one, "transformers_batched": batched}
 
 
 def figures(rows: Sequence[Row], replies: Sequence[Reply]) -> dict[str, float]:
@@ -101,16 +109,17 @@ def figures(rows: Sequence[Row], replies: Sequence[Reply]) -> dict[str, float]:
     )
 
 
-def measure(rows: Sequence[Row], batch: int, by_name: dict[str, Way]) -> tuple[dict[str, float], int]:
+def measure(rows: Sequence[Row], turn: int, by_name: dict[str, Way]) -> tuple[dict[str, float], int]:
     """Rows per second of each way, and how many answers are not the same in all; their scores must be."""
     for way in by_name.values():
         way(rows[:2])  # what is only done once
     seconds, replies = dict.fromkeys(by_name, 0.0), {name: list[Reply]() for name in by_name}
-    for start in range(0, len(rows), batch):
+    for start in range(0, len(rows), turn):
         for name, way in by_name.items():
             begun = time.perf_counter()
-            replies[name] += way(rows[start : start + batch])
+            replies[name] += way(rows[start : start + turn])
             seconds[name] += time.perf_counter() - begun
+        print(f"{min(start + turn, len(rows))} of {len(rows)} rows", flush=True)
     scores = {name: figures(rows, said) for name, said in replies.items()}
     first, *others = scores.values()
     if any(other != first for other in others):
@@ -128,12 +137,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=32, help="rows of one call of `generate`")
+    parser.add_argument("--turn", type=int, default=ROWS, help="rows of one turn")
     parser.add_argument("--data", type=Path, help="the data of worlds; drawn for this run if left out")
     parser.add_argument("--dtype", default="float32", help="in bfloat16 answers depend on who is beside them")
     parser.add_argument("--threads", type=int, help="torch's threads; torch's own choice if left out")
     parser.add_argument(
-        "--out", type=Path, default=HERE / "results" / f"evaluation_speed-{date.today()}.json"
+        "--out", type=Path, default=HERE / "results" / f"evaluation-speed-{date.today()}.json"
     )
     options = parser.parse_args()
     if options.threads:
@@ -146,7 +156,7 @@ def main() -> None:
             write(data, Plan(scenes=scenes, seed=1, split="test"), FontBook())
         rows = WORLDS.load(data)[: options.rows]
         vlm = beholder.load(device="cpu", dtype=options.dtype)
-        values, differing = measure(rows, options.batch, ways(data, vlm))
+        values, differing = measure(rows, options.turn, ways(data, vlm, options.batch))
     values["answers_that_differ"] = float(differing)
     for name, value in values.items():
         print(f"{name:>36}  {value:.3f}")
@@ -159,6 +169,7 @@ def main() -> None:
         settings={
             "task": WORLDS.measure,
             "batch": options.batch,
+            "turn": options.turn,
             "threads": torch.get_num_threads(),
             "dtype": str(vlm.model.dtype),
             "sampling": "greedy",

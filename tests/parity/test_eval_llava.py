@@ -30,14 +30,7 @@ def test_gqa(tmp_path):
         (name.split(": ")[1], f"{100 * value:.2f}") for name, value in values.items() if _is_kind(name)
     }
     assert printed == {(kind, share) for kind, share, _ in kinds}
-    # The fixture holds a converted entry for every answer; ours has those of the questions that count.
-    uploaded = read(tmp_path / "testdev_balanced_predictions.json")
-    assert [entry for entry in uploaded if entry not in expected["converted"]] == []
-    converted = [
-        {"questionId": line["question_id"], "prediction": line["text"].rstrip(".").lower()}
-        for line in lines(folder / "merge.jsonl")
-    ]
-    assert converted == expected["converted"]
+    assert read(tmp_path / "testdev_balanced_predictions.json") == expected["converted"]
 
 
 def _is_kind(name: str) -> bool:
@@ -122,11 +115,14 @@ def test_mmvet_upload(tmp_path):
     listed = [{"question_id": a["question_id"], "image": "x.png", "text": a["prompt"]} for a in answers]
     (data / "llava-mm-vet.jsonl").write_text("".join(json.dumps(line) + "\n" for line in listed))
     task = find_task("mm-vet")
-    rows = task.load(data)
-    pairs = by_row()(read_answers(folder / "answers.jsonl"), rows)
-    assert task.submit
-    (content,) = task.submit(pairs, data).values()
+    said = read_answers(folder / "answers.jsonl")
+    assert task.convert
+    (content,) = task.convert(said, data).values()
     assert content.decode() == read(folder / "expected.json")["file_text"]
+    (tmp_path / "upload.json").write_bytes(content)
+    again = read_answers(tmp_path / "upload.json")
+    assert task.pair
+    assert [reply.text for _, reply in task.pair(again, task.load(data))] == [a["text"] for a in answers]
 
 
 def test_mmvet_grades(tmp_path):

@@ -56,6 +56,9 @@ def test_requests_and_summary(name, tmp_path):
     for category, triple in expected["summary"].items():
         part = "" if category == "all" else f".{category}"
         assert [record.values[f"{figure}{part}"] for figure in ("relative", "reference", "ours")] == triple
+    assert lines(tmp_path / "out" / "review.jsonl") == expected["reviews"]
+    again = score_answers(find_task(name), tmp_path / "out" / "review.jsonl", data, tmp_path / "again")
+    assert again.values == record.values
     assert record.settings["judge"] == ["gpt-4-0314-served"]
     assert len(record.settings["judged"]) == 1
 
@@ -98,10 +101,10 @@ def test_unread_reviews_can_be_left_out(tmp_path):
     assert record.values["relative"] == 97.4
 
 
-def test_without_a_judge():
+def test_without_a_judge(tmp_path):
     folder = BENCHES["llava-bench"]
     with pytest.raises(ConfigError, match="--judge"):
-        score_answers(find_task("llava-bench"), folder / "answers.jsonl", folder, folder / "never")
+        score_answers(find_task("llava-bench"), folder / "answers.jsonl", folder, tmp_path)
 
 
 def test_older_reviews_and_ignored_questions():

@@ -1,4 +1,4 @@
-"""Boxes in answers, in pixels, and drawn."""
+"""Boxes in pixels, and drawn."""
 
 from __future__ import annotations
 
@@ -8,33 +8,8 @@ from PIL import Image
 
 from beholder.core.errors import InputError
 from beholder.core.types import Box
-from beholder.grounding.boxes import Frame, clip, parse_boxes, to_pixels
+from beholder.grounding.boxes import Frame, clip, to_pixels
 from beholder.grounding.draw import COLOURS, draw_boxes
-
-
-@pytest.mark.parametrize(
-    ("answer", "boxes"),
-    [
-        ("[[012,345,678,901]]", [(0.012, 0.345, 0.678, 0.901)]),
-        ("It is here: [[000, 5, 999, 010]].", [(0.0, 0.005, 0.999, 0.01)]),
-        ("[[1,2,3,4;5,6,7,8]]", [(0.001, 0.002, 0.003, 0.004), (0.005, 0.006, 0.007, 0.008)]),
-        ("[0.1, 0.2, 0.3, 0.4]", [(0.1, 0.2, 0.3, 0.4)]),
-        ("[0.1,0.25,.3,1.0]; [0, 0, 1, 1]", [(0.1, 0.25, 0.3, 1.0), (0.0, 0.0, 1.0, 1.0)]),
-        ("a [0.5,0.5,0.6,0.6] b [[500,500,600,600]]", [(0.5, 0.5, 0.6, 0.6), (0.5, 0.5, 0.6, 0.6)]),
-        ("[[900,100,200,050]]", [(0.9, 0.1, 0.2, 0.05)]),
-        ("no box", []),
-        ("[1, 2, 3, 4]", []),
-        ("[[1234,0,0,0]]", []),
-        ("[[1,2,3]]", []),
-        ("[[1,2,3,4", []),
-        ("[0.1, 0.2, 0.3]", []),
-        ("[0.1, 0.2, 0.3, 1.4]", []),
-        ("[-0.1, 0.2, 0.3, 0.4]", []),
-        ("[[0.1, 0.2, 0.3, 0.4]]", []),
-    ],
-)
-def test_boxes_of_an_answer(answer: str, boxes: list[tuple[float, ...]]):
-    assert parse_boxes(answer) == boxes
 
 
 def test_pixels_of_the_picture_itself():

@@ -31,6 +31,7 @@ def test_mcnemar_by_hand():
     assert mcnemar(0, 5) == 2 / 2**5
     assert mcnemar(1, 9) == pytest.approx(2 * (1 + 10) / 2**10)
     assert mcnemar(5, 5) == 1
+    assert mcnemar(5000, 5300) == pytest.approx(0.00322, rel=0.01), "thousands of rows take no time"
 
 
 def test_rows_that_changed(tmp_path):
@@ -105,13 +106,13 @@ def test_page_shows_wrong_answers_first_and_escapes(tmp_path):
         },
         {"id": "3", "question": "q3", "error": "no memory"},
     ]
-    rows = {"1": {"image": "images/a b.png"}, "2": {"image": "data:image/png;base64,AAAA"}}
+    rows = {"1": {"image": "images/a b#1.png"}, "2": {"image": "data:image/png;base64,AAAA"}}
     (tmp_path / "out").mkdir()
     record = card("gqa v1", "x", accuracy=0.5)
     path = write_report(tmp_path / "out" / "report.html", lines, rows, tmp_path / "data", record)
     page = path.read_text()
     assert page.index("no memory") < page.index("bad") < page.index("good")
     assert "<script>alert" not in page
-    assert 'src="../data/images/a b.png"' in page
+    assert 'src="../data/images/a%20b%231.png"' in page
     assert 'src="data:image/png;base64,AAAA"' in page
     assert "gqa v1: x" in page

@@ -63,6 +63,22 @@ def test_a_split_becomes_rows_with_pictures(repository, tmp_path):
     assert len(asked) == 1, "what is there is not fetched again"
 
 
+def test_pictures_of_records_without_an_id_are_kept_apart(tmp_path):
+    """Also a name that is no file's name is one here."""
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "validation-1.parquet").touch()
+    pictures = [png(), png() + b"2", png() + b"3"]
+
+    def records(path: Path) -> Iterator[dict[str, Any]]:
+        yield {"image": {"bytes": pictures[0]}}
+        yield {"image": {"bytes": pictures[1]}}
+        yield {"id": "a/b", "image": {"bytes": pictures[2]}}
+
+    path = fetch_split("x/y", "validation", tmp_path / "data", lambda *_: tmp_path / "hub", records)
+    told = [json.loads(line)["image"] for line in path.read_text().splitlines()]
+    assert [(tmp_path / "data" / name).read_bytes() for name in told] == pictures
+
+
 def test_a_task_fetches_what_is_not_there(tmp_path, monkeypatch):
     fetched: list[Path] = []
     monkeypatch.setattr(mmmu, "fetch_split", lambda name, split, data: fetched.append(data))

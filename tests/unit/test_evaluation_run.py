@@ -71,15 +71,15 @@ def test_every_batch_size_says_the_same(vlm, data, tmp_path):
 def test_killed_and_started_again(vlm, data, tmp_path, monkeypatch, batches):
     whole = run(vlm, data, tmp_path / "whole")
     asked: list[int] = []
-    answer_batch = running.answer_batch
+    answer_stream = running.answer_stream
 
     def dies(vlm_: Any, conversations: Any, max_tokens: int) -> Any:
         if len(asked) == batches:
             raise KeyboardInterrupt
         asked.append(len(conversations))
-        return answer_batch(vlm_, conversations, max_tokens)
+        return answer_stream(vlm_, conversations, max_tokens)
 
-    monkeypatch.setattr(running, "answer_batch", dies)
+    monkeypatch.setattr(running, "answer_stream", dies)
     with pytest.raises(KeyboardInterrupt):
         run(vlm, data, tmp_path / "killed")
     path = tmp_path / "killed" / "answers.jsonl"
@@ -89,9 +89,9 @@ def test_killed_and_started_again(vlm, data, tmp_path, monkeypatch, batches):
 
     def counts(vlm_: Any, conversations: Any, max_tokens: int) -> Any:
         asked.append(len(conversations))
-        return answer_batch(vlm_, conversations, max_tokens)
+        return answer_stream(vlm_, conversations, max_tokens)
 
-    monkeypatch.setattr(running, "answer_batch", counts)
+    monkeypatch.setattr(running, "answer_stream", counts)
     again = run(vlm, data, tmp_path / "killed")
     assert again.values == whole.values
     assert answers(path.parent) == answers(tmp_path / "whole")
@@ -100,7 +100,7 @@ def test_killed_and_started_again(vlm, data, tmp_path, monkeypatch, batches):
 
 def test_a_finished_run_asks_nothing(vlm, data, tmp_path, monkeypatch):
     first = run(vlm, data, tmp_path / "out")
-    monkeypatch.setattr(running, "answer_batch", None)
+    monkeypatch.setattr(running, "answer_stream", None)
     assert run(vlm, data, tmp_path / "out").values == first.values
 
 

@@ -14,9 +14,10 @@ from tests.openai_stand_in import stand_in
 
 from beholder.core.errors import ConfigError, InputError
 from beholder.core.records import RunRecord
+from beholder.core.types import Box, Message
 from beholder.evaluation.endpoint import Endpoint, EndpointFailed
 from beholder.evaluation.files import is_blank, read_answers
-from beholder.evaluation.remote import RemoteModel
+from beholder.evaluation.remote import RemoteModel, told_boxes
 from beholder.evaluation.report import verdict
 from beholder.evaluation.run import RowsFailed, run_task
 from beholder.evaluation.scoring import score_answers
@@ -77,6 +78,80 @@ def test_a_benchmark_of_ones_own_by_a_server(bench, tmp_path):
     assert {one["temperature"] for one in requests} == {0.0}
 
 
+def endings(task: Any, style: str) -> list[str]:
+    """What is asked of each row, behind the question itself."""
+    rows = task.load(task.home)
+    return [
+        task.style(style).text(row).removeprefix(asked["question"])
+        for row, asked in zip(rows, ROWS, strict=True)
+    ]
+
+
+def test_endings_are_those_of_the_originals_or_ones_own(bench):
+    task = find_task(str(bench))
+    short, letters = "\nAnswer the question using a single word or phrase.", "\nA. a cat\nB. a dog"
+    letter = "\nAnswer with the option's letter from the given choices directly."
+    assert endings(task, "llava") == [short, letters + letter, "", short]
+    assert endings(task, "plain") == ["", letters, "", ""]
+    own = [{**row, "prompt": " In a word."} for row in ROWS]
+    bench.write_text("".join(json.dumps(row) + "\n" for row in own))
+    for style in ("llava", "plain"):
+        asked = endings(find_task(str(bench)), style)
+        assert asked == [" In a word.", letters + " In a word.", " In a word.", " In a word."]
+
+
+def test_the_built_in_model_is_asked_plainly(bench, tmp_path):
+    """It learned no endings; any model may be asked so, and such answers are another run's."""
+    task, asked = find_task(str(bench)), list[str]()
+
+    def keep(request: dict[str, Any]) -> str:
+        (message,) = request["messages"]
+        asked.append(next(part["text"] for part in message["content"] if part["type"] == "text"))
+        return reply(request)
+
+    with stand_in(keep) as server:
+        ours = RemoteModel(Endpoint(server.url, tries=1), "beholder-mini")
+        record = run_task(ours, "", task, bench.parent, tmp_path / "ours")
+        assert record
+        assert record.settings["style"] == "plain"
+        assert "What colour?" in asked
+        asked.clear()
+        record = run_task(ours, "", task, bench.parent, tmp_path / "as llava", asked_as="llava")
+        assert record
+        assert "style" not in record.settings, "it is as the task itself says"
+        assert "What colour?" not in asked
+        with pytest.raises(InputError, match="style was 'plain' and is None"):
+            run_task(ours, "", task, bench.parent, tmp_path / "ours", asked_as="llava")
+    assert find_task("refcoco-val").style("plain").text({"question": "dog"}) == (
+        "What is the bounding box of the dog?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "boxes"),
+    [
+        ("cogvlm", "[[250,250,750,750]] [0.1,0.1,0.2,0.2]", [(10, 5, 30, 15)]),
+        ("llava", "[0.25,0.25,0.75,0.75]", [(10, 0, 30, 20)]),
+        ("llava", "[[250,250,750,750]]", [(10, 0, 30, 20)]),
+        ("", "[[250,250,750,750]] [0.25,0.25,0.75,0.75]", [(10, 5, 30, 15), (10, 0, 30, 20)]),
+        ("", "<box>(250,250),(750,750)</box>", [(10, 5, 30, 15)]),
+        ("llava", "<box>(250,250),(750,750)</box> [[900,0,100,5]]", []),
+    ],
+)
+def test_boxes_of_a_server_s_model_are_those_of_its_family(family, text, boxes):
+    messages = [Message.user(Image.new("RGB", (40, 20)), "Where?")]
+    found = RemoteModel(Endpoint("http://nowhere"), "m", family).boxes(text, messages)
+    assert [(box.x1, box.y1, box.x2, box.y2) for box in found] == boxes
+    assert RemoteModel(Endpoint("http://nowhere"), "m").boxes(text, [Message.user("Where?")]) == ()
+
+
+def test_boxes_that_our_own_server_tells_are_taken():
+    box = {"picture": 0, "pixels": [1.0, 2.0, 3.0, 4.0], "normalised": [0, 0, 0, 0]}
+    told = {"choices": [{"message": {"content": "[[0,0,1,1]]", "boxes": [box]}}]}
+    assert told_boxes(told) == (Box(1, 2, 3, 4, 0),)
+    assert told_boxes({"choices": [{"message": {"content": "[[0,0,1,1]]"}}]}) is None
+
+
 def test_parts_come_together_and_nothing_is_doubled(bench, tmp_path):
     task, out = find_task(str(bench)), tmp_path / "out"
     with stand_in(reply) as server:
@@ -90,6 +165,16 @@ def test_parts_come_together_and_nothing_is_doubled(bench, tmp_path):
     assert whole.values == alone.values
     ids = [json.loads(line)["id"] for line in (out / "answers.jsonl").read_text().splitlines()]
     assert ids == ["1", "2", "3", "4"]
+
+
+def test_parts_of_different_models_do_not_come_together(bench, tmp_path):
+    task, out = find_task(str(bench)), tmp_path / "out"
+    with stand_in(reply) as server:
+        other = RemoteModel(Endpoint(server.url, tries=1), "another")
+        assert run_task(other, "", task, bench.parent, out, shard=Shard(1, 2)) is None
+        with pytest.raises(InputError, match=r"another run.*model was 'another' and is 'served'"):
+            run_task(model(server.url), "", task, bench.parent, out, shard=Shard(0, 2))
+        assert not (out / "score.json").exists()
 
 
 def test_a_server_that_fails_once_is_asked_again_only_for_that_row(bench, tmp_path):

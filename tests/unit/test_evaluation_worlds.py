@@ -158,7 +158,7 @@ def test_rows_of_a_data_folder(tmp_path):
     (tmp_path / "questions.json").write_text(json.dumps(rows))
     assert [found["id"] for found in read_rows(tmp_path / "questions.json")] == ["a/count/en", "a/count/zh"]
     (tmp_path / "questions.json").write_text(json.dumps([rows[0], rows[0]]))
-    with pytest.raises(InputError, match="the same id"):
+    with pytest.raises(InputError, match="given more than once"):
         WORLDS.load(tmp_path)
 
 
@@ -181,5 +181,5 @@ def test_every_task_is_found_by_its_name(name):
 def test_unknown_task():
     with pytest.raises(ConfigError, match="did you mean 'worlds'"):
         find_task("world")
-    with pytest.raises(ConfigError, match="known: worlds, worlds-redrawn, vqav2"):
+    with pytest.raises(ConfigError, match="known: worlds, worlds-redrawn, captcha, vqav2"):
         find_task("zzzz")

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 PUBLISHED = "published"
 CHECK_DID_NOT_HOLD = 3
+# Rows asked at once: the engine takes up the next as one is done, and only at the end of so many it runs dry.
+ROWS = 256
+ROWS_OF_A_SERVER = 32  # which batches what comes, but need not hold as many connections
 
 
 def evaluate(
@@ -61,7 +64,11 @@ def evaluate(
         typer.Option(help="Ask the model of this OpenAI-compatible server; --model is its name there."),
     ] = None,
     style: Annotated[
-        str, typer.Option(help="With --api: the family whose original decides how is asked, such as llava.")
+        str,
+        typer.Option(
+            help="The family whose original decides how is asked, such as llava; plain: as they stand.",
+            show_default="the model's own family",
+        ),
     ] = "",
     compare: Annotated[
         list[str] | None,
@@ -76,7 +83,12 @@ def evaluate(
         typer.Option(help="i/n: ask only part i (from 0) of n; torchrun sets it.", show_default=False),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.", show_default=False)] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Rows asked at once; 1 asks as `ask` does.")] = 32,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Rows asked at once; 1 asks as `ask` does.", show_default="256; 32 of a server"
+        ),
+    ] = None,
     as_json: options.AsJson = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -98,7 +110,9 @@ def evaluate(
     if answers:
         records = score_file(tasks[0], answers, data, out, model, strict, asker)
     else:
-        settings: dict[str, object] = {"strict": strict, "judge": asker, "limit": limit, "batch": batch}
+        rows = batch or (ROWS_OF_A_SERVER if api else ROWS)
+        settings: dict[str, object] = {"strict": strict, "judge": asker, "limit": limit, "batch": rows}
+        settings["asked_as"] = known_style(style)
         where = {"device": device, "dtype": dtype}
         records = ask_model(tasks, model, data, out, api, style, shard, settings, where)
     show(records, as_json, published_as, bool(chosen))
@@ -161,7 +175,8 @@ def ask_model(
         finally:
             tell(task, folder, target)
         if record is None and part:
-            print(f"{target}: part {part.index} of {part.count} is done, others are not yet", file=sys.stderr)
+            told = f"part {part.index} of {part.count} is done; the last to end writes the score"
+            print(f"{target}: {told}", file=sys.stderr)
         elif record:
             records[task.name] = record
     return records
@@ -177,6 +192,16 @@ def local(model: str | None, where: dict[str, str]) -> tuple[VLM, str, Path]:
     return load(model, **where), weights, home
 
 
+def known_style(name: str) -> str:
+    """A style that exists, or none."""
+    from beholder.evaluation.task import PLAIN
+    from beholder.families import FAMILIES
+
+    if name and name not in (*FAMILIES, PLAIN):
+        raise ConfigError(f"--style {name!r} is no family; known: {', '.join(FAMILIES)}, {PLAIN}")
+    return name
+
+
 def remote(url: str, model: str | None, style: str) -> tuple[RemoteModel, str, Path]:
     """A model behind a server; its weights are not known."""
     from beholder.evaluation.endpoint import Endpoint
@@ -184,10 +209,6 @@ def remote(url: str, model: str | None, style: str) -> tuple[RemoteModel, str, P
 
     if not model:
         raise ConfigError("--api needs --model, the model's name at that server")
-    from beholder.families import FAMILIES
-
-    if style and style not in FAMILIES:
-        raise ConfigError(f"--style {style!r} is no family; known: {', '.join(FAMILIES)}")
     return RemoteModel(Endpoint(url), model, style), "", Path("runs/eval") / f"api-{Path(model).name}"
 
 

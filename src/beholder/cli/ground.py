@@ -86,7 +86,9 @@ def ground(
     vlm = load(model, device=device, dtype=dtype, **options.origin(base, template, quantize, tokenizer))
     found = vlm.ground(picture, phrase, question=question)
     if not found.boxes:
-        raise InputError(f"the model gave no box; it said: {found.answer.text}")
+        if as_json or export:
+            show(picture, found, image, None, export, as_json)
+        raise InputError(f"the model gave no box ({found.reason}); it said: {found.answer.text}")
     if found.reason:
         print(f"left out: {found.reason}", file=sys.stderr)
     target = out or Path(f"{Path(image).stem if image != '-' else 'picture'}-boxes.png")
@@ -107,9 +109,9 @@ def draw(picture: Image, found: Grounding, target: Path, labels: bool, font: Pat
 
 
 def show(
-    picture: Image, found: Grounding, image: str, target: Path, export: Export | None, as_json: bool
+    picture: Image, found: Grounding, image: str, target: Path | None, export: Export | None, as_json: bool
 ) -> None:
-    """Print the boxes in the form that is asked for."""
+    """Print the boxes in the form that is asked for; where there is none, an empty list and the reason."""
     if export:
         from beholder.grounding.export import FORMATS, BoxedPicture
 
@@ -117,8 +119,16 @@ def show(
         boxed = BoxedPicture(name, *picture.size, found.boxes, found.labels)
         print(FORMATS[export.value]([boxed]), end="")
     elif as_json:
-        boxes = [asdict(box) for box in found.boxes]
-        told = {"boxes": boxes, "labels": found.labels, "text": found.answer.text, "picture": str(target)}
+        told = {
+            "boxes": [asdict(box) for box in found.boxes],
+            "space": "pixels",
+            "width": picture.width,
+            "height": picture.height,
+            "labels": found.labels,
+            "text": found.answer.text,
+            "reason": found.reason,
+            "picture": None if target is None else str(target),
+        }
         print(json.dumps(told, ensure_ascii=False))
     else:
         for box in found.boxes:

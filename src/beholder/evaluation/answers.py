@@ -26,7 +26,7 @@ class AnswerFile:
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self.path = folder / "answers.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        _claim(folder / "run.json", identity)
+        claim(folder / "run.json", identity)
         self.answers: dict[str, Line] = {}
         self.failures: dict[str, str] = {}
         if self.path.exists():
@@ -72,7 +72,7 @@ def read_whole_lines(path: Path) -> list[Line]:
     return [_parse(text, path) for text in lines]
 
 
-def _claim(path: Path, identity: Mapping[str, Any]) -> None:
+def claim(path: Path, identity: Mapping[str, Any]) -> None:
     """Note whose answers the folder holds, or make sure that they are this run's."""
     text = json.dumps(dict(identity), ensure_ascii=False, indent=1, sort_keys=True)
     if not path.exists():

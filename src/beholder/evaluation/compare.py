@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +90,10 @@ def compare(first: Path, second: Path) -> Comparison:
 
 def mcnemar(lost: int, won: int) -> float:
     """Chance of a split at least as uneven as this one if winning and losing a row were equally likely."""
-    total = lost + won
-    tail = sum(math.comb(total, count) for count in range(min(lost, won) + 1))
+    total, ways, tail = lost + won, 1, 1
+    for count in range(min(lost, won)):
+        ways = ways * (total - count) // (count + 1)
+        tail += ways
     return min(1.0, 2 * tail / 2**total)
 
 

@@ -16,7 +16,8 @@ from typing import Any, cast
 
 from beholder.core.errors import InputError
 
-ID_KEYS = ("id", "question_id", "questionId", "qid", "sent_id", "image_id", "image", "index")
+# A line that has both "question_id" and "id" is a review, whose own number "id" is.
+ID_KEYS = ("question_id", "id", "questionId", "qid", "sent_id", "image_id", "image", "index")
 TEXT_KEYS = ("answer", "text", "prediction", "caption", "response")
 # What pandas, which the originals read tables with, takes for a missing cell.
 BLANK = frozenset(
@@ -40,6 +41,11 @@ class Said:
     line: Mapping[str, Any]
 
     @property
+    def original_id(self) -> Any:
+        """The id as the file has it, a number or a text."""
+        return self.line.get("question_id", self.id)
+
+    @property
     def prompt(self) -> str:
         """What was asked, where the file tells it."""
         return str(self.line.get("prompt", self.line.get("question", "")))
@@ -60,7 +66,7 @@ def read_answers(path: Path, skip_broken: bool = False) -> list[Said]:
     if isinstance(whole, list):
         lines = cast("list[Mapping[str, Any]]", whole)
     elif isinstance(whole, dict) and _is_by_name(told := cast("dict[str, Any]", whole)):
-        lines = [{"id": name, "answer": said} for name, said in told.items()]
+        lines = [{"question_id": name, "answer": said} for name, said in told.items()]
     else:
         lines = read_json_lines(path, skip_broken)
     return [_said(line, path) for line in lines]
@@ -68,20 +74,24 @@ def read_answers(path: Path, skip_broken: bool = False) -> list[Said]:
 
 def _is_by_name(told: Mapping[str, Any]) -> bool:
     """Whether it maps ids to answers, and is not one answer by itself."""
-    return not told.keys() & set(TEXT_KEYS) and all(isinstance(value, str) for value in told.values())
+    told_otherwise = {*TEXT_KEYS, *ID_KEYS, "error"}
+    return not told.keys() & told_otherwise and all(isinstance(value, str) for value in told.values())
 
 
-def _said(line: Mapping[str, Any], path: Path) -> Said:
-    name = next((line[key] for key in ID_KEYS if key in line), None)
+def _said(line: Any, path: Path) -> Said:
+    told = cast("dict[str, Any]", line) if isinstance(line, dict) else {}
+    if "error" in told and not told.keys() & set(TEXT_KEYS):
+        raise InputError(f"{path}: row {told.get('id')!r} failed and has no answer; run its evaluation again")
+    name = next((told[key] for key in ID_KEYS if told.get(key) is not None), None)
     # Our own lines and VQA results have "answer", the originals' have "text" and may lack the other.
-    text = next((line[key] for key in TEXT_KEYS if key in line), None)
+    text = next((told[key] for key in TEXT_KEYS if told.get(key) is not None), None)
     if name is None or text is None:
-        keys = ", ".join(sorted(line)) if isinstance(line, dict) else type(line).__name__
+        keys = ", ".join(sorted(told)) if told else type(line).__name__
         raise InputError(
             f"{path} holds something that is no answer (it has {keys}); a line needs one of "
-            f"{', '.join(ID_KEYS)} and one of {', '.join(TEXT_KEYS)}"
+            f"{', '.join(ID_KEYS)} and one of {', '.join(TEXT_KEYS)}, and neither may be null"
         )
-    return Said(str(name), text if isinstance(text, str) else json.dumps(text), line)
+    return Said(str(name), text if isinstance(text, str) else json.dumps(text), told)
 
 
 def read_json_lines(path: Path, skip_broken: bool = False) -> list[Mapping[str, Any]]:
@@ -113,9 +123,13 @@ def read_json(path: Path) -> Any:
 
 
 def _read(path: Path) -> str:
-    if not path.exists():
+    """The text of a file. A mark of the byte order, which Windows' editors put in front, is no part of it."""
+    if not path.is_file():
         raise InputError(f"there is no file {path}")
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 
 def find_one(folder: Path, *patterns: str) -> Path:
@@ -128,8 +142,12 @@ def find_one(folder: Path, *patterns: str) -> Path:
 
 def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a TSV with a header line; quoted cells may hold line ends."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
+    # Line ends within cells stay as they are, so the text is not read as other files are.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            return list(csv.DictReader(file, delimiter="\t"))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is no table with tabs in UTF-8: {error}") from error
 
 
 def is_blank(cell: str | None) -> bool:

@@ -48,9 +48,10 @@ def fetch_split(
     (data / "images").mkdir(parents=True, exist_ok=True)
     fresh = target.with_suffix(".tmp")
     with fresh.open("w", encoding="utf-8") as file:
-        for path in files:
-            for record in read(path) if path.suffix == ".parquet" else _json_lines(path):
-                file.write(json.dumps(_without_pictures(record, data), ensure_ascii=False) + "\n")
+        readers = ((read if path.suffix == ".parquet" else _json_lines, path) for path in files)
+        records = (record for reader, path in readers for record in reader(path))
+        for number, record in enumerate(records, 1):
+            file.write(json.dumps(_without_pictures(record, data, number), ensure_ascii=False) + "\n")
     fresh.rename(target)
     return target
 
@@ -60,14 +61,15 @@ def _json_lines(path: Path) -> Iterator[Record]:
         yield from (json.loads(line) for line in file if line.strip())
 
 
-def _without_pictures(record: Record, data: Path) -> dict[str, Any]:
+def _without_pictures(record: Record, data: Path, number: int) -> dict[str, Any]:
     """A record whose pictures (bytes, as the hub's image features have them) are files with their names."""
+    row = str(record.get("id", record.get("question_id", number))).replace("/", "_")
     told: dict[str, Any] = {}
     for key, value in record.items():
         content = cast("dict[str, Any]", value).get("bytes") if isinstance(value, dict) else None
         if isinstance(content, bytes):
             ending = "jpg" if content.startswith(b"\xff\xd8") else "png"
-            name = f"images/{record.get('id', record.get('question_id', 'row'))}-{key}.{ending}"
+            name = f"images/{row}-{key}.{ending}"
             (data / name).write_bytes(content)
             told[key] = name
         else:

@@ -6,20 +6,34 @@ given twice counts twice, and rows without an answer do not count.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from beholder.core.errors import InputError
+from beholder.core.types import Box
 from beholder.evaluation.files import Said
 from beholder.evaluation.task import Pair, Pairing, Reply, Row
 
 Key = Callable[[Said], str]
 RowKey = Callable[[Row], str]
 
+log = logging.getLogger("beholder")
+
 
 def reply_of(said: Said) -> Reply:
-    """An answer of a file as a reply."""
-    return Reply(said.text, prompt=said.prompt)
+    """An answer of a file as a reply; one that a run of ours wrote brings its boxes with it."""
+    boxes: Any = said.line.get("boxes") if said.is_ours else None
+    try:
+        return Reply(
+            said.text,
+            tuple(Box(**box) for box in boxes or ()),
+            prompt=said.prompt,
+            tells_boxes=boxes is not None,
+            answer_id=str(said.line.get("answer_id", "")),
+        )
+    except TypeError as error:
+        raise InputError(f"the boxes of the answer to {said.id!r} are not as a run writes them") from error
 
 
 def own_id(said: Said) -> str:
@@ -39,14 +53,16 @@ def by_row(
 
     def pair(answers: Sequence[Said], rows: Sequence[Row]) -> list[Pair]:
         found = {said.id if said.is_ours else key(said): said for said in answers}
+        if repeated := len(answers) - len(found):
+            log.warning("%d answers are to rows that have another; the last of a row counts", repeated)
         pairs: list[Pair] = []
         absent: list[str] = []
         for row in rows:
             said = found.get(row["id"]) or found.get(row_key(row))
-            if said is None and missing == "error":
+            if said is None:
                 absent.append(row_key(row))
             pairs.append((row, Reply("", is_missing=True) if said is None else reply_of(said)))
-        if absent:
+        if absent and (missing == "error" or len(absent) == len(rows)):
             raise InputError(
                 f"{len(absent)} of {len(rows)} rows have no answer, first {absent[0]!r}; every row needs one"
             )
@@ -73,6 +89,12 @@ def by_answer(
                     f"the answer to {said.id!r} belongs to no row; are answers and data of one benchmark?"
                 )
             pairs.append((row, reply_of(said)))
+        if not pairs:
+            raise InputError("there is no answer to score")
+        absent = {row["id"] for row in rows} - {row["id"] for row, _ in pairs}
+        if absent:
+            told = "%d of %d rows have no answer and do not count, as in the original"
+            log.warning(told, len(absent), len(rows))
         return pairs
 
     return pair

@@ -10,6 +10,7 @@ LETTER_CHINESE = "\n请直接回答选项字母。"
 YES_OR_NO = " Please answer yes or no."
 MAY_BE_UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
 REGION = "Please provide the bounding box coordinate of the region this sentence describes: {question}"
+PLAIN_REGION = "What is the bounding box of the {question}?"
 THOUSANDTHS_REGION = "Where is {question}? answer in [[x0,y0,x1,y1]] format."
 
 LOADER_TOKENS = 128  # the longest answer of LLaVA's and 360VL's batch loaders

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from beholder.core.records import RunRecord
 from beholder.evaluation.cards import table
@@ -115,5 +116,7 @@ def _picture(row: Row, data: Path, home: Path) -> str:
     image = row.get("image", "")
     if not image:
         return ""
-    source = image if image.startswith("data:") else Path(os.path.relpath(data / image, home)).as_posix()
+    # Quoted, for names may hold characters that mean something in an address.
+    linked = quote(Path(os.path.relpath(data / image, home)).as_posix())
+    source = image if image.startswith("data:") else linked
     return f'<img loading="lazy" alt="" src="{html.escape(source, quote=True)}">'

@@ -7,23 +7,25 @@ answer: there is no score card before every row has its answer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from beholder.api import BUILT_IN
 from beholder.core.errors import ConfigError
 from beholder.core.records import RunRecord
 from beholder.core.types import Box
 from beholder.evaluation.answers import AnswerFile, Line
-from beholder.evaluation.batches import answer_batch, answer_one
+from beholder.evaluation.batches import Lazily, answer_one, answer_stream
 from beholder.evaluation.judge import Judge
 from beholder.evaluation.remote import RemoteModel
 from beholder.evaluation.scoring import RowsFailed, score_pairs, write_card, write_submission
 from beholder.evaluation.shards import Shard, gather
-from beholder.evaluation.task import Reply, Row, Style, Task, fingerprint, open_row_picture
+from beholder.evaluation.task import PLAIN, Reply, Row, Style, Task, fingerprint, open_row_picture
 
 if TYPE_CHECKING:
     from beholder.api import VLM
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]  # rows answered, rows in all
 
+PICTURES_KEPT = 4  # opened at once; rows about one picture follow each other
 HOPELESS = 16  # this many failures without an answer between them, and the run ends
 
 log = logging.getLogger("beholder")
@@ -49,11 +52,13 @@ def run_task(
     strict: bool = False,
     judge: Judge | None = None,
     shard: Shard | None = None,
+    asked_as: str = "",
 ) -> RunRecord | None:
     """Answers of all rows (or the first `limit`) to OUT/answers.jsonl, their score card to OUT/score.json.
 
     `weights` is the hash of the model's weights: answers of other weights in OUT are refused. A `shard` asks
-    its part of the rows in a folder of its own; there is no record before all parts are done.
+    its part of the rows in a folder of its own; there is no record before all parts are done. `asked_as`
+    names the family whose original decides how is asked, or PLAIN; left out, it is the model's own.
     """
     if batch < 1 or (limit is not None and limit < 1):
         raise ConfigError(f"batch is {batch} and limit is {limit}; both must be at least 1")
@@ -63,22 +68,25 @@ def run_task(
         )
     every = task.load(data)
     rows = every[:limit]
-    style = task.style(family_of(vlm))
+    name = asked_as or style_of(vlm)
+    style = task.style(name)
     settings = {"data": fingerprint(every), **describe_model(vlm), "max_tokens": style.max_tokens}
+    if style != task.style(family_of(vlm)):
+        settings |= {"style": name}
     mine = shard.part(rows) if shard else rows
     folder = out / shard.folder if shard else out
     if style.template:
         settings |= {"template": style.template}
     identity = {"task": task.measure, "weights": weights, **settings}
     with AnswerFile(folder, identity) as file:
-        ask_rows(in_template(vlm, style.template), task, mine, data, file, batch, progress)
+        ask_rows(in_template(vlm, style.template), task, style, mine, data, file, batch, progress)
     if file.failures:
         name, reason = next(iter(file.failures.items()))
         raise RowsFailed(
             f"{len(file.failures)} of {len(mine)} rows failed, first {name} ({reason}); run the same command "
             f"again to ask only these, all other answers are in {file.path}"
         )
-    answers = gather(out, shard.count, rows) if shard else file.answers
+    answers = gather(out, shard, rows, identity) if shard else file.answers
     if answers is None:
         return None
     settings |= {"batch": batch, "limit": limit, "sampling": "greedy", "rows": len(every)}
@@ -116,6 +124,11 @@ def family_of(vlm: VLM | RemoteModel) -> str:
     return vlm.family if isinstance(vlm, RemoteModel) else vlm.family.name
 
 
+def style_of(vlm: VLM | RemoteModel) -> str:
+    """How a model is asked unless somebody says otherwise; the built-in one learned no endings."""
+    return PLAIN if vlm.name == BUILT_IN else family_of(vlm)
+
+
 def in_template(vlm: VLM | RemoteModel, name: str | None) -> VLM | RemoteModel:
     """The model asking in the template that the style names; a server's model asks in its own."""
     return vlm if name is None or isinstance(vlm, RemoteModel) else vlm.with_template(name)
@@ -136,8 +149,8 @@ def describe_device(vlm: VLM | RemoteModel) -> dict[str, Any]:
 
 
 def ask_rows(
-    vlm: VLM | RemoteModel, task: Task, rows: Sequence[Row], data: Path, file: AnswerFile, batch: int,
-    progress: Progress,
+    vlm: VLM | RemoteModel, task: Task, style: Style, rows: Sequence[Row], data: Path, file: AnswerFile,
+    batch: int, progress: Progress,
 ) -> None:  # fmt: skip
     """Ask what has no answer yet, in order, so that rows about one picture come together."""
     pending = [row for row in rows if row["id"] not in file.answers]
@@ -146,35 +159,50 @@ def ask_rows(
     failed_in_a_row = 0
     for start in range(0, len(pending), batch):
         chosen = pending[start : start + batch]
-        lines = ask_batch(vlm, task, chosen, data)
-        file.add(lines)
+        lines: list[Line] = []
+        for line in ask_batch(vlm, task, style, chosen, data):
+            file.add([line])
+            lines.append(line)
         failed_in_a_row = failed_in_a_row + len(lines) if all("error" in line for line in lines) else 0
         if failed_in_a_row >= HOPELESS:
             raise RowsFailed(f"{failed_in_a_row} rows failed one after the other, last: {lines[-1]['error']}")
         progress(len(rows) - len(pending) + start + len(chosen), len(rows))
 
 
-def ask_batch(vlm: VLM | RemoteModel, task: Task, rows: Sequence[Row], data: Path) -> list[Line]:
-    """Lines for some rows; if the batch fails as a whole, each row is tried by itself."""
-    conversations: list[Sequence[Message]] = []
-    style = task.style(family_of(vlm))
+def ask_batch(
+    vlm: VLM | RemoteModel, task: Task, style: Style, rows: Sequence[Row], data: Path
+) -> Iterator[Line]:
+    """A line for each row as it is answered; where some fail together each half is tried by itself."""
+    opened = lru_cache(maxsize=PICTURES_KEPT)(partial(open_row_picture, data))
+
+    def conversation(row: Row) -> Sequence[Message]:
+        return task.conversation(row, opened(row["image"]), style)
+
+    asked, answered = Lazily(conversation, rows), 0
     try:
-        pictures = {name: open_row_picture(data, name) for name in {row["image"] for row in rows}}
-        conversations = [task.conversation(row, pictures[row["image"]], style) for row in rows]
         if isinstance(vlm, RemoteModel):
-            replies = vlm.answers(conversations, style.max_tokens)
+            replies = iter(vlm.answers(asked, style.max_tokens))
         else:
-            replies = answer_batch(vlm, conversations, style.max_tokens)
-        return [_line(style, row, reply) for row, reply in zip(rows, replies, strict=True)]
+            replies = iter(answer_stream(vlm, asked, style.max_tokens))
+        for row, reply in zip(rows, replies, strict=True):
+            answered += 1
+            yield _line(style, row, reply)
+        return
     except Exception as error:
         if len(rows) > 1:
-            log.warning("a batch failed (%s); its rows are asked one by one", error)
-    return [ask_alone(vlm, task, row, data) for row in rows]
+            log.warning("a batch failed (%s); each half of what is left is asked by itself", error)
+    left = rows[answered:]
+    if len(rows) == 1:
+        yield ask_alone(vlm, task, style, rows[0], data)
+        return
+    middle = -(-len(left) // 2)
+    for half in (left[:middle], left[middle:]):
+        if half:
+            yield from ask_batch(vlm, task, style, half, data)
 
 
-def ask_alone(vlm: VLM | RemoteModel, task: Task, row: Row, data: Path) -> Line:
+def ask_alone(vlm: VLM | RemoteModel, task: Task, style: Style, row: Row, data: Path) -> Line:
     """The line of one row, with its answer or with what went wrong."""
-    style = task.style(family_of(vlm))
     try:
         conversation = task.conversation(row, open_row_picture(data, row["image"]), style)
         if isinstance(vlm, RemoteModel):

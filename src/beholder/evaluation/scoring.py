@@ -9,10 +9,11 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from beholder.core.errors import BeholderError, ConfigError, InputError
 from beholder.core.records import RunRecord, capture
@@ -20,7 +21,8 @@ from beholder.evaluation.cards import flatten
 from beholder.evaluation.files import Said, read_answers, read_json, read_json_lines
 from beholder.evaluation.judge import Judge
 from beholder.evaluation.pairing import by_row
-from beholder.evaluation.task import Pair, Reply, Row, Scores, Task, fingerprint
+from beholder.evaluation.task import Pair, Reply, Row, Scores, Task, fingerprint, open_row_picture
+from beholder.grounding.dialects import place, read_boxes
 
 log = logging.getLogger("beholder")
 
@@ -80,9 +82,10 @@ def score_answers(
     judge: Judge | None = None,
 ) -> RunRecord:
     """The score card of an answer file; answers.jsonl, score.json and what is uploaded go to `out`."""
+    if not answers.is_file():
+        raise InputError(f"there is no file {answers}")
     rows = task.load(data)
-    text = answers.read_bytes() if answers.exists() else b""
-    _claim(out, {"task": task.measure, "answers": hashlib.sha256(text).hexdigest()[:16]})
+    _claim(out, {"task": task.measure, "answers": hashlib.sha256(answers.read_bytes()).hexdigest()[:16]})
     found = _judged_already(task, answers, rows)
     if found is None:
         said = read_answers(answers, task.skips_broken_lines)
@@ -92,7 +95,9 @@ def score_answers(
         )
         if absent := sum(reply.is_missing for _, reply in pairs):
             log.warning("%s: %d of %d rows have no answer", task.name, absent, len(rows))
-        write_submission(task, pairs, data, out)
+        write_submission(task, pairs, data, out, said)
+        if task.reads_boxes:
+            pairs = [(row, with_boxes(reply, row, data)) for row, reply in pairs]
         found = score_pairs(task, pairs, strict, judge)
     settings = {"answers": answers.name, "data": fingerprint(rows), "rows": len(rows)}
     return write_card(task, found, out, subject or answers.stem, settings, strict=strict, judge=judge)
@@ -105,14 +110,18 @@ def _judged_already(task: Task, answers: Path, rows: Sequence[Row]) -> list[Scor
         return [Scored(row, Reply(""), scores) for row, scores in zip(rows, graded, strict=True)]
     if task.reviewed is None:
         return None
-    lines = [
-        json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()[:1] if line.strip()
-    ]
-    if not lines or not {"tuple", "score"} & set(lines[0]):
-        return None
+    with suppress(json.JSONDecodeError, UnicodeDecodeError, IndexError):  # `read_answers` will say it better
+        first: Any = json.loads(answers.read_text(encoding="utf-8-sig").strip().split("\n")[0])
+        if not isinstance(first, dict) or not {"tuple", "score"} & set(cast("dict[str, Any]", first)):
+            return None
+        return _reviews(task.reviewed, answers, rows)
+    return None
+
+
+def _reviews(read: Callable[[Said], Scores], answers: Path, rows: Sequence[Row]) -> list[Scored]:
     by_id = {row["id"]: row for row in rows}
     return [
-        Scored(by_id.get(said.id, {"id": said.id, "question": ""}), Reply(""), task.reviewed(said))
+        Scored(by_id.get(said.id, {"id": said.id, "question": ""}), Reply(""), read(said))
         for said in read_reviews(answers)
     ]
 
@@ -124,9 +133,10 @@ def _is_graded(path: Path) -> bool:
 
 def read_reviews(path: Path, ignored: Sequence[str] = ()) -> list[Said]:
     """The lines of a review file, less those of some questions."""
-    said = (
-        Said(str(line["question_id"]), str(line.get("content", "")), line) for line in read_json_lines(path)
-    )
+    said = [
+        Said(str(line.get("question_id", number)), str(line.get("content", "")), line)
+        for number, line in enumerate(read_json_lines(path), 1)
+    ]
     return [one for one in said if one.id not in ignored]
 
 
@@ -153,20 +163,23 @@ def write_card(
             f"({failed[0].error}); run the same command again to judge only these"
         )
     scores = [one.scores for one in scored if one.scores is not None]
-    told: dict[str, Any] = {
+    if task.reviews and judge:
+        told = [(one.row, one.reply, one.scores) for one in scored if one.scores is not None]
+        _write_files(task.reviews(told), out)
+    about: dict[str, Any] = {
         "protocol": task.protocol,
         "metric": "strict" if strict else "original",
         **settings,
     }
-    told |= {"headline": task.headline, "points": list(task.points)}
-    told["quirks"] = [] if strict else list(task.quirks)
+    about |= {"headline": task.headline, "points": list(task.points)}
+    about["quirks"] = [] if strict else list(task.quirks)
     record = capture(
         subject=subject,
         weights=weights,
         measure=task.measure,
         values=flatten(task.summarize(scores, strict)),
         samples=len(scored),
-        settings=told | (judge.describe() if judge else {}),
+        settings=about | (judge.describe() if judge else {}),
         seconds=seconds,
     )
     record.write(out / "score.json")
@@ -181,10 +194,34 @@ def _write_lines(out: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     os.replace(fresh, out / "answers.jsonl")
 
 
-def write_submission(task: Task, pairs: Sequence[Pair], data: Path, out: Path) -> list[Path]:
+def with_boxes(reply: Reply, row: Row, data: Path) -> Reply:
+    """The reply with the boxes that its text names, each in the space of its form, unless it has them."""
+    written = () if reply.tells_boxes else read_boxes(reply.text).boxes
+    if not written:
+        return reply
+    if row.get("width") and row.get("height"):
+        size = (int(row["width"]), int(row["height"]))
+    else:
+        picture = open_row_picture(data, row["image"])
+        if picture is None:
+            return reply
+        size = picture.size
+    return replace(reply, boxes=tuple(place(box, *size) for box in written))
+
+
+def write_submission(
+    task: Task, pairs: Sequence[Pair], data: Path, out: Path, answers: Sequence[Said] | None = None
+) -> list[Path]:
     """The files that are uploaded or given to an official scorer, where a benchmark has them."""
-    written: list[Path] = []
     files: Mapping[str, bytes] = task.submit(pairs, data) if task.submit else {}
+    if task.convert:
+        given = [Said(row["id"], reply.text, {}) for row, reply in pairs if not reply.is_missing]
+        files = task.convert(given if answers is None else answers, data)
+    return _write_files(files, out)
+
+
+def _write_files(files: Mapping[str, bytes], out: Path) -> list[Path]:
+    written: list[Path] = []
     for name, content in files.items():
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)

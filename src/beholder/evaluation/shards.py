@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from beholder.core.errors import ConfigError
-from beholder.evaluation.answers import Line, read_whole_lines
+from beholder.evaluation.answers import Line, claim, read_whole_lines
 from beholder.evaluation.task import Row
 
 
@@ -51,11 +52,24 @@ class Shard:
         return rows[self.index * size : (self.index + 1) * size]
 
 
-def gather(out: Path, count: int, rows: Sequence[Row]) -> dict[str, Line] | None:
-    """The answers of all parts, by row; none while a row is without its answer."""
+def gather(
+    out: Path, shard: Shard, rows: Sequence[Row], identity: Mapping[str, Any]
+) -> dict[str, Line] | None:
+    """The answers of all parts, by row; none while a row is without its answer, or for another part to tell.
+
+    The part that was written to last tells, so two that end at the same moment do not write one file. All
+    parts must be of one run: answers of other weights or questions are an error.
+    """
     answers: dict[str, Line] = {}
-    for index in range(count):
-        path = out / Shard(index, count).folder / "answers.jsonl"
+    written: list[tuple[int, int]] = []
+    for index in range(shard.count):
+        folder = out / Shard(index, shard.count).folder
+        path = folder / "answers.jsonl"
         if path.exists():
+            claim(folder / "run.json", identity)
+            written.append((path.stat().st_mtime_ns, index))
             answers |= {line["id"]: line for line in read_whole_lines(path) if "error" not in line}
-    return answers if all(row["id"] in answers for row in rows) else None
+    if not all(row["id"] in answers for row in rows) or max(written)[1] != shard.index:
+        return None
+    claim(out / "run.json", identity)
+    return answers

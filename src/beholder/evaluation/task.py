@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from beholder.processing.images import open_picture
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+PLAIN = "plain"  # the style of no family
 # JSON values; at least "id" (unique), "image" (a path below the data folder, a data URL, or "" for none) and
 # "question".
 Row = Mapping[str, Any]
@@ -33,7 +35,8 @@ Scorer = Callable[["Reply", Row], Scores]
 class Reply:
     """What the model said, the boxes in it as pixels of the picture, and what it cost.
 
-    `prompt` is what an answer file says was asked; `is_missing` marks a row without an answer.
+    `prompt` and `answer_id` are what an answer file says; `is_missing` marks a row without an answer,
+    `tells_boxes` one whose boxes are known, be it that there are none.
     """
 
     text: str
@@ -42,6 +45,8 @@ class Reply:
     seconds: float = 0.0
     prompt: str = ""
     is_missing: bool = False
+    answer_id: str = ""
+    tells_boxes: bool = False
 
 
 Pair = tuple[Row, Reply]
@@ -80,8 +85,9 @@ class Task:
     `rows` reads the file `source` (a name or glob pattern, alternatives parted by |) of a data folder; `draw`
     writes the folder of a benchmark that is drawn. `score` scores as the original does, oddities included
     (`quirks` names them); `strict` scores without them. `pair` finds the rows of answers made elsewhere.
-    `submit` makes what is uploaded, by file name. `review` asks a judge where no rule can score; `reviewed`
-    and `grades` read what judges said earlier.
+    `submit` makes what is uploaded, by file name; `convert` too, where the original's converter goes through
+    the answers and knows no rows. `reads_boxes` says that answers made elsewhere must be read for boxes.
+    `review` asks a judge where no rule can score; `reviewed` and `grades` read what judges said earlier.
     """
 
     name: str
@@ -103,8 +109,12 @@ class Task:
     points: tuple[str, ...] = ()  # figures that are no shares of one; "*" for all
     published: tuple[Published, ...] = ()
     submit: Callable[[Sequence[Pair], Path], Mapping[str, bytes]] | None = None
+    convert: Callable[[Sequence[Said], Path], Mapping[str, bytes]] | None = None
+    reads_boxes: bool = False
     review: Callable[[AskJudge, Reply, Row], Scores] | None = None
     reviewed: Callable[[Said], Scores] | None = None  # reads a line of a file of reviews
+    # Writes such a file, of all that was judged.
+    reviews: Callable[[Sequence[tuple[Row, Reply, Scores]]], Mapping[str, bytes]] | None = None
     grades: Callable[[Path, Sequence[Row]], list[Scores]] | None = None  # reads a file of grades
     strict_summary: Callable[[Sequence[Scores]], Mapping[str, Interval]] | None = None
     fetch: Callable[[Path], None] | None = None  # gets the data from the Hugging Face hub
@@ -116,8 +126,12 @@ class Task:
         return f"{self.name} v{self.version}"
 
     def style(self, family: str) -> Style:
-        """How the original of that family asks; as the task itself says, which is LLaVA's way, by default."""
-        return self.styles.get(family, Style(prompt=self.prompt, max_tokens=self.max_tokens))
+        """How the original of that family asks; as the task itself says, which is LLaVA's way, by default.
+
+        `PLAIN` is each question as it stands, for models that were not trained with the originals' endings.
+        """
+        prompt = "{question}" if family == PLAIN else self.prompt
+        return self.styles.get(family, Style(prompt=prompt, max_tokens=self.max_tokens))
 
     def scorer(self, is_strict: bool) -> Scorer:
         """The rule for one answer: the original's, or the one without its quirks."""
@@ -148,11 +162,21 @@ class Task:
             raise InputError(
                 f"{data} has no {self.source}, so it is not the data of {self.name}; mend --data"
             )
-        rows = self.rows(path)
+        try:
+            rows = self.rows(path)
+        except InputError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            told = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+            raise InputError(f"{path} is not in the format of {self.name}: {told}") from error
         if not rows:
             raise InputError(f"{path} holds no rows for {self.name}")
-        if len({row["id"] for row in rows}) != len(rows):
-            raise InputError(f"{data}: some rows of {self.name} have the same id; each needs its own")
+        counts = Counter(row["id"] for row in rows)
+        if repeated := [name for name, count in counts.items() if count > 1]:
+            raise InputError(
+                f"{path}: {len(repeated)} ids of {self.name} are given more than once, first "
+                f"{repeated[0]!r}; each row needs its own"
+            )
         return rows
 
     def conversation(

@@ -1,9 +1,9 @@
 """Captions with boxes in them: which phrase each box belongs to.
 
-The rule is that of CogVLM's parser (utils/grounding_parser.py, 8bd8be9), which takes noun chunks from spaCy:
-a phrase begins where the last chunk begins that ends before the box. Here a chunk is found by the word that
-opens it, and three things differ: a phrase said twice keeps both its boxes, what is no box of four numbers is
-left out with the reason, and nothing raises.
+The rule is that of CogVLM's parser (utils/parser.py, 8bd8be9), which takes noun chunks from spaCy: a phrase
+begins where the last chunk begins that ends before the box. Here a chunk is found by the word that opens it
+or by the preposition before it, and three things differ: a phrase said twice keeps both its boxes, what is no
+box of four numbers is left out with the reason, and nothing raises.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from beholder.grounding.boxes import Fractions
+from beholder.core.types import Box
+from beholder.grounding.boxes import Fractions, Frame, to_pixels
 
 GROUP = re.compile(r"\[\[([^\]]+)\]\]")
 # Words that open a noun phrase, and words that end one.
@@ -26,6 +27,8 @@ CLOSING = frozenset(
     "they there here "
     "looking standing sitting wearing holding riding walking chases leaves answer".split()
 )
+# Behind one of these a noun phrase begins even without a word that opens it: "with red hair".
+LEADING = frozenset("in on at of from by with beside behind under above near and or".split())
 MARKS = frozenset(".,;:!?()[]{}\"'")
 WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[^\w\s]")
 
@@ -41,6 +44,11 @@ class Phrase:
     start: int
     end: int
     reason: str = ""
+
+    def pixels(self, width: int, height: int, picture: int = 0) -> tuple[Box, ...]:
+        """Its boxes in pixels of a picture of that size, which models of this form see stretched."""
+        frame = Frame.picture(width, height)
+        return tuple(to_pixels(box, frame, picture) for box in self.boxes)
 
 
 def read_phrases(text: str, chunks: Sequence[Chunk] | None = None) -> list[Phrase]:
@@ -83,14 +91,15 @@ def noun_chunks(text: str) -> list[Chunk]:
     """Noun phrases by their opening word, each up to a word that cannot belong to it, a mark or a box."""
     chunks: list[Chunk] = []
     start: int | None = None
-    end = 0
+    end, before = 0, ""
     # A box is blanked out by marks, so that it ends a phrase and no offset moves.
     for word in WORD.finditer(GROUP.sub(lambda match: "[" * len(match[0]), text)):
         lower = word[0].lower()
-        if start is not None and (lower in OPENING or lower in CLOSING or lower in MARKS):
+        ends = lower in OPENING or lower in CLOSING or lower in MARKS
+        if start is not None and ends:
             chunks.append((start, end))
             start = None
-        if lower in OPENING:
+        if lower in OPENING or (before in LEADING and not ends and lower[0].isascii()):
             start = word.start()
-        end = word.end()
+        end, before = word.end(), lower
     return [*chunks, (start, end)] if start is not None else chunks

@@ -52,8 +52,11 @@ def _literal(text: str) -> list[float] | None:
         with warnings.catch_warnings():  # "0.5is" parses with a warning where it parses at all
             warnings.simplefilter("ignore")
             value: Any = ast.literal_eval(text)
-        return [float(value[index]) for index in range(4)] if not isinstance(value, str) else None
-    except (ValueError, SyntaxError, TypeError, IndexError, KeyError, MemoryError, RecursionError):
+        corners = [value[index] for index in range(4)]
+        # Numbers in quotes cannot be multiplied by a size, so the original fails on them.
+        are_numbers = all(isinstance(one, int | float) for one in corners)
+        return [float(one) for one in corners] if are_numbers else None
+    except (ArithmeticError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
         return None
 
 

@@ -53,11 +53,11 @@ def read_pair(review: str) -> tuple[float, float] | None:
 
 def summarize(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
     """(100 x ours / reference, 10 x reference, 10 x ours) of mean scores; means first to three decimals."""
-    # numpy's rounding, not Python's: it is what the published figures went through.
+    # numpy's mean and Python's rounding, as in the original: at ties they differ from any other pair.
     table: Array = np.asarray(pairs, dtype=np.float64)
-    reference, ours = (round(np.float64(mean), 3) for mean in table.mean(0))
-    relative = float(round(ours / reference * 100, 1)) if reference else 0.0
-    return relative, float(round(reference * 10, 1)), float(round(ours * 10, 1))
+    reference, ours = (round(float(mean), 3) for mean in table.mean(0))
+    relative = round(ours / reference * 100, 1) if reference else 0.0
+    return relative, round(reference * 10, 1), round(ours * 10, 1)
 
 
 MMVET_SETTINGS = {"temperature": 0.0, "max_tokens": 3}

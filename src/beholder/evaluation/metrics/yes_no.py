@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -24,10 +25,16 @@ def pope_reading(text: str) -> Reading:
 def mme_reading(text: str) -> Reading:
     """What stands in the first four characters; from the calculator of the MME release.
 
-    "yesterday" is yes, "not sure" is no, and blanks in front can push a "yes" out of sight.
+    "yesterday" is yes, "not sure" is no, and blanks in front can push a "yes" out of sight. The calculator
+    reads a text file line by line, so only the first line of an answer is there to be read.
     """
-    start = text.lower()[:4]
+    start = first_line(text).lower()[:4]
     return "yes" if "yes" in start else "no" if "no" in start else "other"
+
+
+def first_line(text: str) -> str:
+    """What a text file that is read line by line keeps of an answer beside its question."""
+    return re.split(r"\r\n|\n|\r", text, maxsplit=1)[0]
 
 
 def first_word(text: str) -> Reading:

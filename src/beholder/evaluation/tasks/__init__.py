@@ -13,6 +13,7 @@ ROOM = "beholder.evaluation.tasks"
 TASKS = {
     "worlds": "worlds:WORLDS",
     "worlds-redrawn": "worlds:WORLDS_REDRAWN",
+    "captcha": "captcha:CAPTCHA",
     "vqav2": "vqav2:VQAV2",
     "vqav2-val": "vqav2:VQAV2_VAL",
     "gqa": "gqa:GQA",

@@ -20,7 +20,7 @@ from beholder.evaluation.metrics.region import HIT, overlap
 from beholder.evaluation.metrics.words import normal_form
 from beholder.evaluation.pairing import by_row
 from beholder.evaluation.prompts import LETTER, SHORT
-from beholder.evaluation.task import Reply, Row, Scores, Task
+from beholder.evaluation.task import PLAIN, Reply, Row, Scores, Style, Task
 
 KNOWN = {"id", "image", "question", "answer", "answers", "options", "box", "category", "prompt"}
 
@@ -50,7 +50,9 @@ def _row(line: Mapping[str, Any], number: int, path: Path) -> Row:
     return {
         "id": str(line.get("id", number)),
         "image": line.get("image", ""),
-        "question": line["question"] + option_lines(options) + line.get("prompt", ending),
+        "question": line["question"] + option_lines(options),
+        "ending": line.get("prompt", ending),
+        "own_ending": line.get("prompt", ""),
         "options": options,
         "answers": answers,
         "box": line.get("box"),
@@ -110,7 +112,10 @@ def custom_task(path: Path) -> Task:
         rows=rows,
         score=score,
         summary=summary,
+        prompt="{question}{ending}",
         max_tokens=64,
+        styles={PLAIN: Style(prompt="{question}{own_ending}", max_tokens=64)},
         pair=by_row(),
+        reads_boxes=True,
         home=path.parent,
     )

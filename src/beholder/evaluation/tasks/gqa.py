@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from beholder.evaluation.bootstrap import mean, resample
-from beholder.evaluation.files import json_text, read_json
+from beholder.evaluation.files import Said, json_text, read_json
 from beholder.evaluation.intervals import Interval
 from beholder.evaluation.pairing import by_row
 from beholder.evaluation.prompts import COGVLM_SHORT, LOADER_TOKENS, SHORT_ANSWER
 from beholder.evaluation.published import zoo
-from beholder.evaluation.task import Pair, Reply, Row, Scores, Task
+from beholder.evaluation.task import Reply, Row, Scores, Task
 
 # Operations that are no step of reasoning.
 NO_STEP = ("exist", "query: name", "choose name")
@@ -95,11 +95,11 @@ def distribution(scores: Sequence[Scores]) -> float:
     return sum(apart[group] * size for group, size in sizes.items()) / sizes.total() / 100
 
 
-def predictions(pairs: Sequence[Pair], data: Path) -> dict[str, bytes]:
-    """The file of the official scorer: questionId and prediction."""
+def predictions(answers: Sequence[Said], data: Path) -> dict[str, bytes]:
+    """The file of the official scorer: one entry for each answer, also to questions that do not count."""
     return {
         "testdev_balanced_predictions.json": json_text(
-            [{"questionId": row["id"], "prediction": prediction(reply.text)} for row, reply in pairs]
+            [{"questionId": said.original_id, "prediction": prediction(said.text)} for said in answers]
         )
     }
 
@@ -119,6 +119,6 @@ GQA = Task(
     styles=COGVLM_SHORT,
     pair=by_row(),
     points=("distribution",),
-    submit=predictions,
+    convert=predictions,
     published=(zoo(62.0, 63.3, 62.9, 63.9, 64.1),),
 )

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from beholder.core.errors import InputError
 from beholder.evaluation.bootstrap import Array, Formula, figure, ratio
-from beholder.evaluation.files import Said, read_json, read_json_lines
+from beholder.evaluation.files import Said, json_lines, read_json, read_json_lines
 from beholder.evaluation.intervals import Interval
 from beholder.evaluation.metrics.reviews import (
     FAILED,
@@ -46,6 +46,8 @@ def rows(path: Path, in_the_wild: bool) -> list[Row]:
         found.append(
             {
                 "id": name,
+                "question_id": line["question_id"],
+                "reference_id": answers[name].get("answer_id", answers[name]["question_id"]),
                 "image": f"images/{line['image']}",
                 "question": line["text"],
                 "category": category,
@@ -80,6 +82,23 @@ def of_review(said: Said) -> Scores:
     return told(
         None if pair == FAILED else pair, said.line.get("category", ""), str(said.line.get("content", ""))
     )
+
+
+def review_file(judged: Sequence[tuple[Row, Reply, Scores]]) -> dict[str, bytes]:
+    """The file that the original's reviewer writes and its summary reads."""
+    lines = (
+        {
+            "id": number,
+            "question_id": row["question_id"],
+            "answer1_id": row["reference_id"],
+            "answer2_id": reply.answer_id or row["question_id"],
+            "category": row["category"],
+            "content": scores["review"],
+            "tuple": scores["tuple"],
+        }
+        for number, (row, reply, scores) in enumerate(judged, 1)
+    )
+    return {"review.jsonl": json_lines(lines)}
 
 
 def unjudged(reply: Reply, row: Row) -> Scores:
@@ -140,6 +159,7 @@ def _task(name: str, in_the_wild: bool, **more: Any) -> Task:
         points=("*",),
         review=review,
         reviewed=of_review,
+        reviews=review_file,
         strict_summary=strict_summary,
         **more,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from beholder.core.errors import InputError
 from beholder.evaluation.bootstrap import Array, figure
 from beholder.evaluation.files import Said
 from beholder.evaluation.intervals import Interval
-from beholder.evaluation.metrics.yes_no import first_word, mme_points, mme_reading, scores_of
+from beholder.evaluation.metrics.yes_no import first_line, first_word, mme_points, mme_reading, scores_of
 from beholder.evaluation.pairing import by_answer
 from beholder.evaluation.prompts import COGVLM_SHORT, LOADER_TOKENS, SHORT, SHORT_ANSWER, as_yes_or_no
 from beholder.evaluation.published import qihoo, zoo
@@ -29,18 +29,22 @@ def rows(path: Path) -> list[Row]:
 
 
 def _category_rows(release: Path, category: str) -> Iterator[Row]:
-    folder = release / category
+    folder, seen = release / category, Counter[str]()
     texts = folder / "questions_answers_YN"
     for file in sorted((texts if texts.is_dir() else folder).glob("*.txt")):
         pictures = folder / "images" if texts.is_dir() else folder
         picture = next((p for p in sorted(pictures.glob(f"{file.stem}.*")) if p.suffix != ".txt"), None)
-        for line in file.read_text(encoding="utf-8").splitlines():
+        # Not splitlines(): a question may hold other characters that it breaks at.
+        for line in filter(str.strip, file.read_text(encoding="utf-8-sig").split("\n")):
             question, tab, truth = line.partition("\t")
             if not tab or ASKS not in question:
                 raise InputError(f"{file}: {line!r} is no question with {ASKS!r}, a tab and a truth")
             bare = question.replace(ASKS, "").strip()
+            key = f"{category}/{file.stem}|{bare}"
+            seen[key] += 1
             yield {
-                "id": f"{category}/{file.stem}|{bare}",
+                "id": key if seen[key] == 1 else f"{key}#{seen[key]}",  # the same question may be asked twice
+                "key": key,
                 "image": f"{release.name}/{picture.relative_to(release)}"
                 if picture
                 else f"{category}/{file.stem}",
@@ -60,8 +64,9 @@ def key_of(said: Said) -> str:
 
 
 def score(reply: Reply, row: Row) -> Scores:
-    """The answer as the calculator reads it."""
-    return _told(mme_reading(reply.text), row)
+    """The answer as the calculator reads it; one with a tab breaks its line, which is left out."""
+    told = _told(mme_reading(reply.text), row)
+    return {**told, "is_dropped": True} if "\t" in first_line(reply.text) else told
 
 
 def strict(reply: Reply, row: Row) -> Scores:
@@ -75,12 +80,27 @@ def _told(said: str, row: Row) -> Scores:
 
 
 def summary(scores: Sequence[Scores]) -> dict[str, Interval]:
-    """Points of every category, and their sums over perception, cognition and both."""
+    """The calculator's points: two answers of a category that follow each other are a picture's pair."""
+    kept = [one for one in scores if not one.get("is_dropped")]
+    pairs: list[Sequence[Scores]] = []
+    for name in (*PERCEPTION, *COGNITION):
+        told = [one for one in kept if one["category"] == name]
+        pairs += [told[start : start + 2] for start in range(0, len(told), 2)]
+    return _figures(kept, pairs)
+
+
+def strict_summary(scores: Sequence[Scores]) -> dict[str, Interval]:
+    """The same where answers about one picture belong together wherever they stand, and all count."""
     pictures: dict[str, list[Scores]] = defaultdict(list)
     for one in scores:
         pictures[one["picture"]].append(one)
+    return _figures(scores, list(pictures.values()))
+
+
+def _figures(scores: Sequence[Scores], pairs: Sequence[Sequence[Scores]]) -> dict[str, Interval]:
+    """Points of every category, and their sums over perception, cognition and both."""
     categories = [name for name in (*PERCEPTION, *COGNITION) if any(s["category"] == name for s in scores)]
-    table = [_sums(of_one, categories) for of_one in pictures.values()]
+    table = [_sums(of_one, categories) for of_one in pairs]
 
     def total(chosen: Sequence[str]) -> Interval:
         places = [categories.index(name) for name in chosen]
@@ -100,7 +120,8 @@ def _sums(answers: Sequence[Scores], categories: Sequence[str]) -> list[float]:
     row = [0.0] * 4 * len(categories)
     start = 4 * categories.index(answers[0]["category"])
     right = sum(one["right"] for one in answers)
-    row[start : start + 4] = right, len(answers), right == len(answers), 1
+    # A pair is right if both are; one answer by itself, as a limit may leave, is no pair that is right.
+    row[start : start + 4] = right, len(answers), right == len(answers) > 1, 1
     return row
 
 
@@ -126,12 +147,17 @@ MME = Task(
     rows=rows,
     score=score,
     strict=strict,
-    quirks={"four-characters": "only the first four characters are searched, for yes and then for no"},
+    quirks={
+        "four-characters": "only the first four characters of the first line are searched, for yes, then no",
+        "pairs-by-order": "two answers of a category that follow each other count as one picture's",
+        "tabs-drop": "an answer with a tab is left out, and those behind it pair otherwise",
+    },
     summary=summary,
+    strict_summary=strict_summary,
     prompt=SHORT_ANSWER,
     max_tokens=LOADER_TOKENS,
     styles=COGVLM_SHORT | {"qh360vl": Style(prompt=as_yes_or_no, max_tokens=1280)},
-    pair=by_answer(key_of),
+    pair=by_answer(key_of, row_key=lambda row: row["key"]),
     headline="perception",
     points=("*",),
     submit=all_converted,

@@ -14,7 +14,7 @@ from beholder.evaluation.hub import fetch_split
 from beholder.evaluation.intervals import Interval
 from beholder.evaluation.metrics.choices import LETTERS, mmmu_letter
 from beholder.evaluation.metrics.open_answers import is_right
-from beholder.evaluation.pairing import by_row
+from beholder.evaluation.pairing import by_answer
 from beholder.evaluation.prompts import LOADER_TOKENS, SHORT
 from beholder.evaluation.published import qihoo
 from beholder.evaluation.task import Pair, Reply, Row, Scores, Style, Task
@@ -147,11 +147,14 @@ MMMU = Task(
     rows=rows,
     score=score,
     strict=strict,
-    quirks={"draws": "where no option can be read one is drawn at random (seed 42)"},
+    quirks={
+        "draws": "where no option can be read one is drawn at random (seed 42)",
+        "answers-count": "the mean is over answers: a question without one does not count",
+    },
     summary=summary,
     max_tokens=LOADER_TOKENS,
     styles={"cogvlm": Style(max_tokens=LOADER_TOKENS, template="vqa")},
-    pair=by_row(),
+    pair=by_answer(),
     submit=upload,
     published=(qihoo(39.7, 50.8, tolerance=1.0),),
     fetch=fetch,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from beholder.core.errors import InputError
 from beholder.evaluation.bootstrap import Array, figure, ratio
-from beholder.evaluation.files import json_text, read_json, read_json_lines
+from beholder.evaluation.files import Said, json_text, read_json, read_json_lines
 from beholder.evaluation.intervals import Interval
 from beholder.evaluation.judge import JudgeFailed
 from beholder.evaluation.metrics.reviews import (
@@ -21,7 +20,7 @@ from beholder.evaluation.metrics.reviews import (
 from beholder.evaluation.pairing import by_row
 from beholder.evaluation.prompts import LONG_TOKENS
 from beholder.evaluation.published import cogvlm, zoo
-from beholder.evaluation.task import AskJudge, Pair, Reply, Row, Scores, Task
+from beholder.evaluation.task import AskJudge, Reply, Row, Scores, Task
 from beholder.evaluation.tasks.llava_bench import unjudged
 
 
@@ -106,10 +105,15 @@ def _mean(scores: Sequence[Scores]) -> Interval:
     return drawn._replace(value=round(drawn.value, 1))
 
 
-def upload(pairs: Sequence[Pair], data: Path) -> dict[str, bytes]:
+def bare_id(said: Said) -> str:
+    """The id without the v1_ that files made for upload have in front."""
+    return said.id.removeprefix("v1_")
+
+
+def upload(answers: Sequence[Said], data: Path) -> dict[str, bytes]:
     """v1_<id> and answer, from scripts/convert_mmvet_for_eval.py of LLaVA (c121f04)."""
-    said: dict[str, Any] = {f"v1_{row['id']}": reply.text for row, reply in pairs}
-    return {"mm-vet_upload.json": json_text(said, indent=2)}
+    told = {f"v1_{bare_id(said)}": said.text for said in answers}
+    return {"mm-vet_upload.json": json_text(told, indent=2)}
 
 
 MMVET = Task(
@@ -122,10 +126,10 @@ MMVET = Task(
     score=unjudged,
     summary=summary,
     max_tokens=LONG_TOKENS,
-    pair=by_row(),
+    pair=by_row(bare_id),
     headline="total",
     points=("*",),
-    submit=upload,
+    convert=upload,
     review=review,
     grades=graded,
     published=(zoo(30.5, 35.4, 31.2, 33.7, 36.7, tolerance=1.5), cogvlm(52.8)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from beholder.evaluation.prompts import COGVLM_SHORT, LOADER_TOKENS, SHORT, SHOR
 from beholder.evaluation.published import cogvlm, zoo
 from beholder.evaluation.task import Pair, Reply, Row, Scores, Style, Task
 
+log = logging.getLogger("beholder")
+
 
 def rows(path: Path) -> list[Row]:
     """LLaVA's question list, with the label that stands at the same place in the category's own file."""
@@ -44,7 +47,8 @@ def rows(path: Path) -> list[Row]:
                 "image": f"val2014/{line['image']}",
                 "question": line["text"].removesuffix(SHORT),
                 "category": line["category"],
-                "label": label["label"],
+                # Whatever is not "no" is yes to the original.
+                "label": "no" if label["label"] == "no" else "yes",
             }
         )
     return found
@@ -53,7 +57,8 @@ def rows(path: Path) -> list[Row]:
 def by_order(answers: Sequence[Said], rows: Sequence[Row]) -> list[Pair]:
     """The first answer of a category meets its first label, and so on, whatever the ids are.
 
-    From llava/eval/eval_pope.py (c121f04): the id of an answer tells only its category.
+    From llava/eval/eval_pope.py (c121f04): the id of an answer tells only its category, and labels left over
+    do not count.
     """
     category_of = {row["id"]: row["category"] for row in rows}
     waiting: dict[str, list[Row]] = defaultdict(list)
@@ -70,7 +75,12 @@ def by_order(answers: Sequence[Said], rows: Sequence[Row]) -> list[Pair]:
     left = {category: len(rest) for category, rest in waiting.items() if rest}
     if left:
         told = ", ".join(f"{count} of {category}" for category, count in left.items())
-        raise InputError(f"answers are missing ({told}); as they are paired by order, none can be left out")
+        log.warning(
+            "answers are missing (%s); as they meet labels by their order, every label behind a missing one "
+            "met the wrong answer, and the last ones do not count", told,
+        )  # fmt: skip
+    if not pairs:
+        raise InputError("there is no answer to score")
     return pairs
 
 
@@ -123,7 +133,9 @@ POPE = Task(
     strict=strict,
     quirks={
         "no-among-words": "a word No, no or not before the first full stop is no; NO and Nope are yes",
-        "by-order": "answers meet labels by their order within a category, not by id",
+        "by-order": "answers meet labels by their order within a category, not by id; labels left over do "
+        "not count",
+        "else-yes": "a label that is not exactly no is yes",
     },
     summary=summary,
     prompt=SHORT_ANSWER,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from beholder.evaluation.files import Said, read_json_lines
 from beholder.evaluation.intervals import Interval
 from beholder.evaluation.metrics.region import HIT, Corners, any_part_hits, first_box_hits, overlap
 from beholder.evaluation.pairing import by_answer
-from beholder.evaluation.prompts import LOADER_TOKENS, REGION, THOUSANDTHS_REGION
-from beholder.evaluation.task import Reply, Row, Scores, Style, Task
+from beholder.evaluation.prompts import LOADER_TOKENS, PLAIN_REGION, REGION, THOUSANDTHS_REGION
+from beholder.evaluation.task import PLAIN, Reply, Row, Scores, Style, Task
 
 SPLITS = {
     "refcoco": ("val", "testA", "testB"),
     "refcoco+": ("val", "testA", "testB"),
     "refcocog": ("val", "test"),
 }
+OTHER_FORMS = re.compile(r"\[\[|<box>")  # of which the original knows nothing
 Rule = Callable[[str, Corners, int, int], bool]
 
 
@@ -46,7 +48,7 @@ def _score(rule: Rule, reply: Reply, row: Row) -> dict[str, Any]:
     told = {"expected": row["box"], "image": row["image"]}
     if row["box"] is None:
         return told | {"right": False}
-    if reply.boxes and "[[" in reply.text:  # read by the family's own dialect, in pixels already
+    if reply.boxes and OTHER_FORMS.search(reply.text):  # read by its own dialect, in pixels already
         corners = [(box.x1, box.y1, box.x2, box.y2) for box in reply.boxes]
         return told | {"right": any(overlap(one, row["box"]) >= HIT for one in corners[:1])}
     return told | {"right": rule(reply.text, row["box"], row["width"], row["height"])}
@@ -86,8 +88,12 @@ def _task(name: str, split: str) -> Task:
         summary=summary,
         prompt=REGION,
         max_tokens=LOADER_TOKENS,
-        styles={"cogvlm": Style(prompt=THOUSANDTHS_REGION, max_tokens=LOADER_TOKENS, template="base")},
+        styles={
+            "cogvlm": Style(prompt=THOUSANDTHS_REGION, max_tokens=LOADER_TOKENS, template="base"),
+            PLAIN: Style(prompt=PLAIN_REGION, max_tokens=LOADER_TOKENS),
+        },
         pair=by_answer(unknown=unknown),
+        reads_boxes=True,
         headline="precision",
     )
 

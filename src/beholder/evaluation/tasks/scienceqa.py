@@ -16,6 +16,7 @@ from beholder.evaluation.published import zoo
 from beholder.evaluation.task import Reply, Row, Scores, Task
 
 PLACEHOLDER = "<image>"
+MOST_CHOICES = 5  # A to E; the original knows no other letter
 
 
 def rows(path: Path) -> list[Row]:
@@ -39,17 +40,18 @@ def _row(name: str, problem: dict[str, Any]) -> Row:
 def score(reply: Reply, row: Row) -> Scores:
     """The option that the original reads; a missing answer does not count among those with a picture."""
     has_picture = PLACEHOLDER in reply.prompt if reply.prompt else bool(row["image"]) and not reply.is_missing
-    return _told(scienceqa_letter(reply.text), row, has_picture)
+    return _told(scienceqa_letter(reply.text), row, has_picture, MOST_CHOICES)
 
 
 def strict(reply: Reply, row: Row) -> Scores:
     """A letter at the start in any of the usual forms; the picture counts by the question."""
-    return _told(plain_letter(reply.text, LETTERS[: row["choices"]]), row, bool(row["image"]))
+    letters = LETTERS[: row["choices"]]
+    return _told(plain_letter(reply.text, letters), row, bool(row["image"]), len(letters))
 
 
-def _told(letter: str | None, row: Row, has_picture: bool) -> Scores:
+def _told(letter: str | None, row: Row, has_picture: bool, most: int) -> Scores:
     choice = LETTERS.index(letter) if letter else -1
-    chosen = choice if choice < row["choices"] else -1
+    chosen = choice if choice < min(row["choices"], most) else -1
     told = {"letter": letter or "FAILED", "choice": chosen, "expected": LETTERS[row["answer"]]}
     return {"right": chosen == row["answer"], "has_picture": has_picture, **told}
 

@@ -92,6 +92,7 @@ SEED = Task(
     quirks={
         "bare-letter": "'A.' is not A",
         "missing-is-wrong": "a question without an answer counts as wrong",
+        "all-wrong-stops": "a kind whose every answer is wrong ends the original with an error; here it is 0",
     },
     summary=summary,
     prompt="{question}" + LETTER,

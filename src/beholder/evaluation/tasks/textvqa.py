@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,22 @@ def rows(path: Path) -> list[Row]:
         _key(line["question_id"], asked(line["text"])): line["text"]
         for line in (read_json_lines(listed) if listed.exists() else ())
     }
-    return [
-        {
-            "id": (name := _key(one["image_id"], one["question"])),
-            "image": f"train_images/{one['image_id']}.jpg",
-            "question": one["question"],
-            "text": prompts.get(name, one["question"] + SHORT),
-            "answers": one["answers"],
-        }
-        for one in read_json(path)["data"]
-    ]
+    found: list[Row] = []
+    seen = Counter[str]()
+    for one in read_json(path)["data"]:
+        key = _key(one["image_id"], one["question"])
+        seen[key] += 1
+        found.append(
+            {
+                "id": key if seen[key] == 1 else f"{key}#{seen[key]}",  # people asked some questions twice
+                "key": key,
+                "image": f"train_images/{one['image_id']}.jpg",
+                "question": one["question"],
+                "text": prompts.get(key, one["question"] + SHORT),
+                "answers": one["answers"],
+            }
+        )
+    return found
 
 
 def _key(image: str, question: str) -> str:
@@ -91,11 +98,12 @@ TEXTVQA = Task(
     quirks={
         "32-stops": "at most 32 full stops are removed from an answer",
         "answers-count": "the mean is over answers: a question without one does not count",
+        "last-annotation": "of a question asked twice about a picture the last annotation scores all answers",
     },
     summary=summary,
     prompt="{text}",
     max_tokens=LOADER_TOKENS,
     styles=COGVLM_SHORT | {"qh360vl": Style(prompt="{text}", max_tokens=1280)},
-    pair=by_answer(key_of),
+    pair=by_answer(key_of, row_key=lambda row: row["key"]),
     published=(zoo(58.2, 61.3, 57.0, 58.7, 64.8),),
 )

@@ -111,6 +111,7 @@ VISUAL7W = Task(
         )
     },
     pair=by_row(),
+    reads_boxes=True,
 )
 VISUAL7W_TELLING = Task(
     name="visual7w-telling",

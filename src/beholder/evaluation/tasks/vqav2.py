@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from beholder.evaluation.bootstrap import mean
-from beholder.evaluation.files import find_one, json_text, read_json, read_json_lines
+from beholder.evaluation.files import Said, find_one, json_text, read_json, read_json_lines
 from beholder.evaluation.intervals import Interval
 from beholder.evaluation.metrics.soft_score import vqa_score
 from beholder.evaluation.metrics.words import normal_form
 from beholder.evaluation.pairing import by_row
 from beholder.evaluation.prompts import COGVLM_SHORT, LOADER_TOKENS, SHORT, SHORT_ANSWER
 from beholder.evaluation.published import zoo
-from beholder.evaluation.task import Pair, Reply, Row, Scores, Task
+from beholder.evaluation.task import Reply, Row, Scores, Task
 
 FULL_LIST = "llava_vqav2_mscoco_test2015.jsonl"
 UNANIMOUS = {"unanimous-as-is": "where all ten people agree nothing is normalised, upper case included"}
@@ -42,12 +42,12 @@ def no_figures(scores: Sequence[Scores]) -> dict[str, Interval]:
     return {}
 
 
-def upload(pairs: Sequence[Pair], data: Path) -> dict[str, bytes]:
+def upload(answers: Sequence[Said], data: Path) -> dict[str, bytes]:
     """One entry for each question of the whole test list; one without an answer is empty.
 
     From scripts/convert_vqav2_for_submission.py of LLaVA (c121f04).
     """
-    said = {row["id"]: normal_form(reply.text) for row, reply in pairs if not reply.is_missing}
+    said = {one.id: normal_form(one.text) for one in answers}
     questions = [line["question_id"] for line in read_json_lines(find_one(data, FULL_LIST))]
     return {
         "vqav2_upload.json": json_text(
@@ -105,7 +105,7 @@ VQAV2 = Task(
     styles=COGVLM_SHORT,
     pair=by_row(missing="empty"),
     skips_broken_lines=True,
-    submit=upload,
+    convert=upload,
     published=(zoo(78.5, 80.0, 79.3, 80.2, 82.0),),
 )
 VQAV2_VAL = Task(

@@ -142,6 +142,7 @@ WORLDS = Task(
     score=score,
     summary=summary,
     draw=draw,
+    reads_boxes=True,
 )
 # Another file name, so that neither can be taken for the other.
 WORLDS_REDRAWN = replace(WORLDS, name="worlds-redrawn", source="redrawn.json", draw=draw_again)
