@@ -269,3 +269,32 @@ def test_a_preempted_prompt_of_several_pieces_is_read_again():
     )  # fmt: skip
     requests = [engine.submit(prompt(name), SAMPLINGS[0]) for name in ("multi", "text", "text")]
     assert [rest(request) for request in requests] == [alone("multi"), alone("text"), alone("text")]
+
+
+def test_short_ends_of_prompts_are_read_together(monkeypatch: pytest.MonkeyPatch):
+    """Their beginnings are stored; ends of other lengths stand side by side, and nobody's answer moves."""
+    engine = Engine(model(), block=BLOCK)
+    first = together(engine)
+    runner, rows = engine._steps.runner, list[int]()
+    read_together = runner.read_together
+
+    def counted(prompts, tables, starts):
+        lengths = {one.length - start for one, start in zip(prompts, starts, strict=True)}
+        rows.append(len(lengths))
+        return read_together(prompts, tables, starts)
+
+    monkeypatch.setattr(runner, "read_together", counted)
+    assert together(engine) == first == [alone(name) for name in PROMPTS]
+    assert max(rows) > 1, "ends of different lengths were to be filled up"
+
+
+def test_ends_that_fail_together_are_read_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    engine = Engine(model(), block=BLOCK)
+    first = together(engine)
+
+    def fails(*_given):
+        raise RuntimeError("not together")
+
+    monkeypatch.setattr(engine._steps.runner, "read_together", fails)
+    assert together(engine) == first
+    assert engine.stats().failed == 0

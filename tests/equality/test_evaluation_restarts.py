@@ -25,7 +25,7 @@ from beholder.evaluation.task import Reply
 from beholder.evaluation.tasks.custom import custom_task
 
 ROWS = 40
-STEPS = 20  # a whole run has more
+STEPS = 50  # a whole run has more
 WORDS = ("red", "blue", "3", "the star\u2028on the left", "这里")
 
 
@@ -42,10 +42,10 @@ def scripted(messages: Sequence[Message]) -> Reply:
 
 @pytest.fixture
 def vlm(monkeypatch: pytest.MonkeyPatch) -> VLM:
-    def answer_batch(_: VLM, conversations: Sequence[Sequence[Message]], longest: int) -> list[Reply]:
+    def answer_stream(_: VLM, conversations: Sequence[Sequence[Message]], longest: int) -> list[Reply]:
         return [scripted(messages) for messages in conversations]
 
-    monkeypatch.setattr(running, "answer_batch", answer_batch)
+    monkeypatch.setattr(running, "answer_stream", answer_stream)
     model = SimpleNamespace(dtype=torch.float32, device=torch.device("cpu"))
     family = SimpleNamespace(name="scripted", title="Scripted")
     return cast(VLM, SimpleNamespace(model=model, family=family, name="scripted"))
@@ -108,7 +108,7 @@ def kill_somewhere(monkeypatch: pytest.MonkeyPatch, draw: random.Random) -> None
 
     monkeypatch.setattr(files.AnswerFile, "add", counts(files.AnswerFile.add, tear))
     monkeypatch.setattr(files.os, "replace", counts(files.os.replace))
-    monkeypatch.setattr(running, "answer_batch", counts(running.answer_batch))
+    monkeypatch.setattr(running, "answer_stream", counts(running.answer_stream))
     monkeypatch.setattr(running, "score_pairs", counts(running.score_pairs))
 
 

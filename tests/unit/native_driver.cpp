@@ -93,7 +93,7 @@ std::vector<float> scores(const Shape &shape, const Kernels &kernels, int thread
         memory.push_back(std::move(stored));
         (layer % 2 ? values : keys).push_back(memory.back().data());
     }
-    const long half = shape.head_width / 2, stride = rounded_up(shape.vocabulary, LANES);
+    const long half = shape.head_width / 2, stride = rounded_up(shape.vocabulary, BLOCK);
     const auto hidden = random.many(rows * shape.hidden, 1.0f);
     std::vector<float> cosines(rows * half, 0.8f), sines(rows * half, 0.6f), logits(rows * stride);
     const Step step{rows, hidden.data(), cosines.data(), sines.data(), ranges.data(), ends.data(),

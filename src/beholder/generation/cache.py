@@ -123,6 +123,7 @@ def stored_places(tables: Sequence[BlockTable], stops: Sequence[int], rows: int,
 class StoredView(Cache):
     """Several rows of different lengths, each about to grow by the same number of tokens.
 
+    `filler` tells for each row how many of its new tokens, the first ones, only fill it up and are not kept.
     A single row, or `direct` rows (attended to one by one), are read where they stand if that is one run;
     other rows are gathered side by side, shorter ones filled up with the null block.
     """
@@ -130,22 +131,32 @@ class StoredView(Cache):
     is_compileable = False  # pyright: ignore[reportAssignmentType]  # a property there, an attribute of other caches
 
     def __init__(
-        self, store: Store, tables: Sequence[BlockTable], starts: Sequence[int], count: int, *, direct: bool
+        self,
+        store: Store,
+        tables: Sequence[BlockTable],
+        starts: Sequence[int],
+        count: int,
+        *,
+        direct: bool,
+        filler: Sequence[int] = (),
     ) -> None:
         super().__init__(layers=[])
         self.store = store
         self.count = count
+        filler = filler or [0] * len(tables)
+        self._kept = self._not_filler(filler) if any(filler) else None
         self.direct = direct
         self.attended = 0  # how often the layers asked `attend`, which they must after every update
         self.updated = 0
-        self.longest = max(starts) + count
+        self._stops = [start + count - fill for start, fill in zip(starts, filler, strict=True)]
+        self.longest = max(self._stops)
         self._ranges = (
-            [table.ranges(0, start + count) for table, start in zip(tables, starts, strict=True)]
+            [table.ranges(0, stop) for table, stop in zip(tables, self._stops, strict=True)]
             if direct or len(tables) == 1
             else []
         )
         self._at = self._new_places(tables, starts)
-        self._gather = None if self._ranges else self._all_places(tables, starts)
+        self._gather = None if self._ranges else self._all_places(tables)
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
 
@@ -154,20 +165,23 @@ class StoredView(Cache):
         if len(tables) > 1 and self.count == 1:
             ones = [table.place(start) for table, start in zip(tables, starts, strict=True)]
             return torch.tensor(ones, device=self.store.device)
-        ranges = [
-            piece
-            for table, start in zip(tables, starts, strict=True)
-            for piece in table.ranges(start, start + self.count)
-        ]
+        ranges: list[tuple[int, int]] = []
+        for table, start, stop in zip(tables, starts, self._stops, strict=True):
+            ranges += table.ranges(start, stop)
         if len(ranges) == 1:
             return ranges[0]
         places = torch.cat([torch.arange(first, last) for first, last in ranges])
         return places.to(self.store.device)
 
-    def _all_places(self, tables: Sequence[BlockTable], starts: Sequence[int]) -> Tensor:
+    def _not_filler(self, filler: Sequence[int]) -> Tensor:
+        """Which of rows * count new tokens are kept."""
+        size = self.count
+        rows = [torch.arange(row * size + fill, (row + 1) * size) for row, fill in enumerate(filler)]
+        return torch.cat(rows).to(self.store.device)
+
+    def _all_places(self, tables: Sequence[BlockTable]) -> Tensor:
         """(B, T) places of everything, 0 where a row is shorter than the longest."""
-        stops = [start + self.count for start in starts]
-        return stored_places(tables, stops, len(tables), self.longest).to(self.store.device)
+        return stored_places(tables, self._stops, len(tables), self.longest).to(self.store.device)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -186,6 +200,8 @@ class StoredView(Cache):
 
     def _write(self, memory_HND: Tensor, new_BHQD: Tensor) -> None:
         flat_HND = new_BHQD[0] if len(new_BHQD) == 1 else new_BHQD.transpose(0, 1).flatten(1, 2)
+        if self._kept is not None:
+            flat_HND = flat_HND.index_select(1, self._kept)
         if isinstance(self._at, tuple):
             memory_HND[:, self._at[0] : self._at[1]] = flat_HND
         else:

@@ -164,6 +164,11 @@ class Engine:
             self._pictures.forget()
             self._packed.forget()
 
+    @property
+    def is_closed(self) -> bool:
+        """Nothing can be asked any more: it was closed, or its thread died."""
+        return self._closed is not None
+
     def start(self) -> None:
         """Let a thread run the steps, also when nobody waits for a token. Again does nothing."""
         with self._news:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,14 +40,42 @@ class Request(Iterator[int]):
         self.number = number
         self.ids: list[int] = []
         self.scores: list[TokenScore] = []
-        self.finish_reason: FinishReason | None = None
-        self.error: BaseException | None = None
         self.cached_tokens = 0
         self.clock = Clock(time.perf_counter())
         self.is_cancelled = False
         self._wait = wait
         self._cancel = cancel
         self._taken = 0
+        self._finish_reason: FinishReason | None = None
+        self._error: BaseException | None = None
+        self._ended = threading.Event()
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why it ended; None as long as it has not, or if an error ended it."""
+        return self._finish_reason
+
+    @finish_reason.setter
+    def finish_reason(self, reason: FinishReason) -> None:
+        self._finish_reason = reason
+        self._ended.set()
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended it instead."""
+        return self._error
+
+    @error.setter
+    def error(self, error: BaseException) -> None:
+        self._error = error
+        self._ended.set()
+
+    def pause(self, seconds: float | None) -> None:
+        """Let tokens gather for so long, None: for all of them; return sooner when the request ends.
+
+        It runs no steps, so somebody else must.
+        """
+        self._ended.wait(seconds)
 
     @property
     def is_over(self) -> bool:
@@ -82,4 +111,5 @@ class Request(Iterator[int]):
         """End here; nothing more is computed for it. After the end this does nothing."""
         if not self.is_over and not self.is_cancelled:
             self.is_cancelled = True
+            self._ended.set()
             self._cancel(self)

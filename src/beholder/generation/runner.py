@@ -1,4 +1,4 @@
-"""Runs the model over what it is given: a piece of one prompt, or one token of each of several requests.
+"""Runs the model over what it is given: a piece of one prompt, the ends of several, or one token of each.
 
 Decides nothing. Everything here happens in inference mode, which ends before the caller's code goes on.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from beholder.core.errors import ConfigError
 from beholder.generation.attention import NAME, attention_configs, implementation, register
@@ -98,6 +99,55 @@ class Runner:
         if stop >= prompt.length:
             prompt.features.clear()
         return scores
+
+    @torch.inference_mode()
+    def read_together(
+        self, prompts: Sequence[Prompt], tables: Sequence[BlockTable], starts: Sequence[int]
+    ) -> Tensor:
+        """Run the rest of each of several prompts side by side; the scores of their ends, (rows, vocabulary).
+
+        Shorter rests are filled up in front. For prompts of which `stands_alone` says no.
+        """
+        rests = [prompt.length - start for prompt, start in zip(prompts, starts, strict=True)]
+        longest = max(rests)
+        filler = [longest - rest for rest in rests]
+        view = StoredView(self.store, tables, starts, longest, direct=False, filler=filler)
+        rows = torch.tensor([[start - fill] for start, fill in zip(starts, filler, strict=True)])
+        places = (rows + torch.arange(longest)).clamp(min=0)  # of fillers any will do that sees something
+        seen = torch.arange(view.longest)[None, None] <= places[:, :, None]
+        inputs = self._side_by_side(prompts, starts, filler)
+        with self.packed.used("decode", pack=False):
+            scores = self._scores(inputs, view, self._as_mask(seen[:, None].to(self.device)))
+        for prompt in prompts:
+            prompt.features.clear()
+        return scores
+
+    def _side_by_side(
+        self, prompts: Sequence[Prompt], starts: Sequence[int], filler: Sequence[int]
+    ) -> dict[str, Any]:
+        """The rests of prompts as rows of one length: ids, or embeddings where one shows a picture."""
+        positions = [
+            [0] * fill + [prompt.position(index) for index in range(start, prompt.length)]
+            for prompt, start, fill in zip(prompts, starts, filler, strict=True)
+        ]
+        inputs: dict[str, Any] = {POSITIONS: torch.tensor(positions, device=self.device)}
+        if not any(prompt.shown(start, prompt.length) for prompt, start in zip(prompts, starts, strict=True)):
+            ids = [
+                [prompt.ids[start]] * fill + prompt.ids[start:]
+                for prompt, start, fill in zip(prompts, starts, filler, strict=True)
+            ]
+            return {**inputs, "input_ids": torch.tensor(ids, device=self.device)}
+        pieces = [
+            self.embedder.embed(prompt, start, prompt.length)
+            for prompt, start in zip(prompts, starts, strict=True)
+        ]
+        filled = [pad(piece, (0, 0, fill, 0)) for piece, fill in zip(pieces, filler, strict=True)]
+        return {**inputs, "inputs_embeds": torch.cat(filled)}
+
+    @staticmethod
+    def stands_alone(prompt: Prompt) -> bool:
+        """Whether its forward takes something that other prompts' rows could not stand beside."""
+        return bool(prompt.whole or prompt.per_token)
 
     @torch.inference_mode()
     def answer(self, prompts: Sequence[Prompt], tables: Sequence[BlockTable]) -> Tensor:

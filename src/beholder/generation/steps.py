@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,9 @@ from beholder.generation.sampling import Chooser, Largest
 from beholder.generation.scheduler import Chunk, Scheduler, Task
 from beholder.generation.stats import Counts, is_out_of_memory
 from beholder.generation.threads import Threads
+
+SHORT = 64  # tokens of a prompt's end that is read together with others
+TOGETHER = 16  # of them at once
 
 
 @dataclass(eq=False)
@@ -61,9 +65,8 @@ class Steps:
         self.welcome()
         plan = self.scheduler.plan()
         with self.threads.bound():
-            for chunk in plan.chunks:
-                if chunk.task in self.jobs:
-                    self._read(self.jobs[chunk.task], chunk)
+            for chunks in self._groups(plan.chunks):
+                self._read_all([chunk for chunk in chunks if chunk.task in self.jobs])
             self._answer([self.jobs[task] for task in plan.answering if task in self.jobs])
         self.counts.steps += bool(plan.chunks or plan.answering)
         return bool(plan.chunks or plan.answering)
@@ -81,13 +84,65 @@ class Steps:
             for job in [job for job in self.jobs.values() if job.request in gone]:
                 self._end(job, "cancelled")
 
+    def _groups(self, chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
+        """What is read by itself, in order; then short ends of prompts, those of about one length together.
+
+        Such an end takes one pass over all weights, and several side by side take not much more.
+        """
+        short = [chunk for chunk in chunks if self._is_short_end(chunk)]
+        yield from ([chunk] for chunk in chunks if chunk not in short)
+        short.sort(key=lambda chunk: chunk.stop - chunk.start)
+        for first in range(0, len(short), TOGETHER):
+            yield short[first : first + TOGETHER]
+
+    def _is_short_end(self, chunk: Chunk) -> bool:
+        job = self.jobs.get(chunk.task)
+        is_end = job is not None and chunk.stop == chunk.task.length == job.prompt.length
+        return (
+            job is not None
+            and is_end
+            and 0 < chunk.start
+            and chunk.stop - chunk.start <= SHORT
+            and not self.runner.stands_alone(job.prompt)
+        )
+
+    def _read_all(self, chunks: Sequence[Chunk]) -> None:
+        """Run the short ends of several prompts together. Where that fails each is run by itself."""
+        if len(chunks) < 2:
+            for chunk in chunks:
+                self._read(self.jobs[chunk.task], chunk)
+            return
+        jobs, begun = [self.jobs[chunk.task] for chunk in chunks], time.perf_counter()
+        for job in jobs:
+            self._begin(job, begun)
+        tower = self.embedder.seconds
+        try:
+            scores = self.runner.read_together(
+                [job.prompt for job in jobs], [job.task.table for job in jobs], [one.start for one in chunks]
+            )
+        except Exception:
+            for chunk in chunks:
+                if chunk.task in self.jobs:  # went when another's memory ran out
+                    self._read(self.jobs[chunk.task], chunk)
+            return
+        seconds, seen = time.perf_counter() - begun, self.embedder.seconds - tower
+        for job, chunk in zip(jobs, chunks, strict=True):
+            job.request.clock.prefill += seconds
+            job.request.clock.tower += seen
+            self.counts.prompt_tokens += chunk.stop - chunk.start
+        self._choose(jobs, scores)
+
+    def _begin(self, job: Job, now: float) -> None:
+        clock = job.request.clock
+        if clock.started is None:
+            clock.started = now
+            job.request.cached_tokens = job.task.reused or 0
+            self.counts.cached_tokens += job.request.cached_tokens
+
     def _read(self, job: Job, chunk: Chunk) -> None:
         """Run a part of a prompt; after its end the first token is chosen."""
         clock, start = job.request.clock, time.perf_counter()
-        if clock.started is None:
-            clock.started = start
-            job.request.cached_tokens = job.task.reused or 0
-            self.counts.cached_tokens += job.request.cached_tokens
+        self._begin(job, start)
         tower = self.embedder.seconds
         try:
             is_last = chunk.stop == job.task.length

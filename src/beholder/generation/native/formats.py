@@ -10,6 +10,7 @@ from beholder.generation.native.parts import LINEARS, TrunkParts, weight_of
 FORMATS = ("float32", "bfloat16", "int8", "int4")  # as native.h numbers them
 GROUPS = (32, 64, 128)
 LANES = 16
+BLOCK = 32  # rows of a matrix that stand interleaved
 GIGABYTE = 1e9
 
 
@@ -39,7 +40,7 @@ class Packing:
     def matrix_bytes(self, rows: int, columns: int, *, is_head: bool = False) -> int:
         """What one matrix takes with its scales."""
         kind = FORMATS.index(self.head_format if is_head else self.weights)
-        rows = -(-rows // LANES) * LANES
+        rows = -(-rows // BLOCK) * BLOCK
         width = -(-columns // (1, 2, 4, 8)[kind]) * (1, 2, 4, 8)[kind]
         scales = (0, 0, 4, 2 * -(-width // self.group))[kind]
         return rows * (width * (8, 4, 2, 1)[kind] // 2 + scales)

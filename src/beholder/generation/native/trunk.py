@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from beholder.core.errors import ConfigError, InputError
 from beholder.generation.native import library as native
-from beholder.generation.native.formats import FORMATS, LANES, Packing, plan
+from beholder.generation.native.formats import BLOCK, FORMATS, LANES, Packing, plan
 from beholder.generation.native.memory import KeyValues
 from beholder.generation.native.parts import LayerParts, TrunkParts, parts_of, weight_of
 from beholder.generation.native.rotary import RotaryTable
@@ -175,7 +175,7 @@ class PackedTrunk:
             for pair in row:
                 ranges.extend(pair)
             ends.append(len(ranges) // 2)
-        stride = -(-self.parts.vocabulary // LANES) * LANES
+        stride = -(-self.parts.vocabulary // BLOCK) * BLOCK
         logits = torch.empty((rows, stride))
         step = native.Step(
             rows=rows,

@@ -19,7 +19,9 @@ using Bytes = Ints;
 // `byte_dot` takes the offset of int8 weights back itself.
 constexpr int BYTE_OFFSET = 0;
 // How many rows of the batch stand in registers at once.
-constexpr int TILE_ROWS = 4;
+constexpr int TILE_ROWS = 2;
+// How many query heads of a key head attend at once.
+constexpr int MOST_HEADS = 4;
 
 inline __m256i widened(const uint16_t *from) {
     const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i *>(from));
@@ -92,23 +94,23 @@ inline __m256 pair_dot_half(__m256 sum, __m256i weights, __m256 first, __m256 se
     sum = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(weights, 16)), first, sum);
     return _mm256_fmadd_ps(high, second, sum);
 }
-inline Floats pair_dot(Floats sum, const uint16_t *weights, const uint16_t *pair) {
+struct Pair {
+    __m256 first, second;
+};
+inline Pair same_pair(uint32_t word) {
+    return {_mm256_set1_ps(word_as_float(word << 16)), _mm256_set1_ps(word_as_float(word & 0xffff0000u))};
+}
+inline Floats pair_dot(Floats sum, const uint8_t *weights, Pair x) {
     const __m256i *from = reinterpret_cast<const __m256i *>(weights);
-    const __m256 first = _mm256_set1_ps(bfloat_to_float(pair[0]));
-    const __m256 second = _mm256_set1_ps(bfloat_to_float(pair[1]));
-    return {pair_dot_half(sum.a, _mm256_loadu_si256(from), first, second),
-            pair_dot_half(sum.b, _mm256_loadu_si256(from + 1), first, second)};
+    return {pair_dot_half(sum.a, _mm256_loadu_si256(from), x.first, x.second),
+            pair_dot_half(sum.b, _mm256_loadu_si256(from + 1), x.first, x.second)};
 }
 
 inline Bytes load_bytes(const uint8_t *from) {
     const __m256i *at = reinterpret_cast<const __m256i *>(from);
     return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
 }
-inline Bytes same_bytes(const int8_t *four) {
-    int32_t all;
-    __builtin_memcpy(&all, four, 4);
-    return same_int(all);
-}
+inline Bytes same_bytes(uint32_t word) { return same_int(static_cast<int>(word)); }
 inline Bytes low_halves(Bytes x) {
     const __m256i mask = _mm256_set1_epi8(15);
     return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)};

@@ -16,6 +16,8 @@ using Bytes = __m512i;
 constexpr int BYTE_OFFSET = 128;
 // How many rows of the batch stand in registers at once.
 constexpr int TILE_ROWS = 8;
+// How many query heads of a key head attend at once.
+constexpr int MOST_HEADS = 8;
 
 inline Floats same(float value) { return _mm512_set1_ps(value); }
 inline Ints same_int(int value) { return _mm512_set1_epi32(value); }
@@ -67,19 +69,14 @@ inline Floats scale_by_power(Floats y, Floats t) {
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(y), power));
 }
 
-inline Floats pair_dot(Floats sum, const uint16_t *weights, const uint16_t *pair) {
-    int32_t both;
-    __builtin_memcpy(&both, pair, 4);
-    const __m512i x = _mm512_set1_epi32(both), w = _mm512_loadu_si512(weights);
-    return _mm512_dpbf16_ps(sum, (__m512bh)w, (__m512bh)x);
+using Pair = __m512i;
+inline Pair same_pair(uint32_t word) { return _mm512_set1_epi32(static_cast<int>(word)); }
+inline Floats pair_dot(Floats sum, const uint8_t *weights, Pair x) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(weights), (__m512bh)x);
 }
 
 inline Bytes load_bytes(const uint8_t *from) { return _mm512_loadu_si512(from); }
-inline Bytes same_bytes(const int8_t *four) {
-    int32_t all;
-    __builtin_memcpy(&all, four, 4);
-    return _mm512_set1_epi32(all);
-}
+inline Bytes same_bytes(uint32_t word) { return _mm512_set1_epi32(static_cast<int>(word)); }
 inline Bytes low_halves(Bytes x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 inline Bytes high_halves(Bytes x) {
     return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15));

@@ -15,7 +15,9 @@ struct Bytes {
 // `byte_dot` takes the offset of int8 weights back itself.
 constexpr int BYTE_OFFSET = 0;
 // How many rows of the batch stand in registers at once.
-constexpr int TILE_ROWS = 4;
+constexpr int TILE_ROWS = 2;
+// How many query heads of a key head attend at once.
+constexpr int MOST_HEADS = 4;
 
 inline Floats same(float value) { return value - Floats{}; }
 inline Ints same_int(int value) { return value - Ints{}; }
@@ -69,15 +71,21 @@ inline Floats scale_by_power(Floats y, Floats t) {
     return (Floats)((Bits)y + ((Bits)t << 23));
 }
 
-inline Floats pair_dot(Floats sum, const uint16_t *weights, const uint16_t *pair) {
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#error "packed pairs and bytes are read as little-endian words"
+#endif
+struct Pair {
+    float first, second;
+};
+inline Pair same_pair(uint32_t word) {
+    return {word_as_float(word << 16), word_as_float(word & 0xffff0000u)};
+}
+inline Floats pair_dot(Floats sum, const uint8_t *weights, Pair x) {
     typedef uint32_t Bits __attribute__((vector_size(64)));
     Bits both;
     __builtin_memcpy(&both, weights, sizeof both);
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-#error "packed bfloat16 pairs are read as little-endian words"
-#endif
-    sum += (Floats)(both << 16) * bfloat_to_float(pair[0]);
-    return sum + (Floats)(both & 0xffff0000u) * bfloat_to_float(pair[1]);
+    sum += (Floats)(both << 16) * x.first;
+    return sum + (Floats)(both & 0xffff0000u) * x.second;
 }
 
 inline Bytes load_bytes(const uint8_t *from) {
@@ -85,9 +93,9 @@ inline Bytes load_bytes(const uint8_t *from) {
     __builtin_memcpy(x.at, from, sizeof x.at);
     return x;
 }
-inline Bytes same_bytes(const int8_t *four) {
+inline Bytes same_bytes(uint32_t word) {
     Bytes x;
-    for (int i = 0; i < 64; ++i) x.at[i] = four[i % 4];
+    for (int i = 0; i < 64; i += 4) __builtin_memcpy(x.at + i, &word, 4);
     return x;
 }
 inline Bytes low_halves(Bytes x) {

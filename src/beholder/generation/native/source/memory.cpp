@@ -71,18 +71,17 @@ Packed::Packed(long rows, long columns, Format format, long group) {
     m.format = format;
     m.rows = rows;
     m.columns = columns;
-    m.blocks = rounded_up(rows, LANES) / LANES;
-    const long steps[] = {1, 2, 4, 8};
-    m.width = rounded_up(columns, steps[format]);
+    m.blocks = rounded_up(rows, BLOCK) / BLOCK;
+    const long per_step[] = {1, 2, 4, 8};
+    m.width = rounded_up(columns, per_step[format]);
+    m.steps = m.width / per_step[format];
     m.group = static_cast<int32_t>(group);
     m.groups = format == INT4 ? (m.width + group - 1) / group : 0;
-    const size_t halves = static_cast<size_t>(m.width * LANES);  // of bytes, 4 bits each
-    const size_t sizes[] = {halves * 4, halves * 2, halves, halves / 2};
-    m.block_bytes = sizes[format];
+    m.block_bytes = static_cast<size_t>(m.steps * STEP_BYTES);
     weights = Memory(m.block_bytes * m.blocks);
     m.weights = weights.at<uint8_t>(0);
-    const size_t scale_bytes = format == INT8 ? m.blocks * LANES * sizeof(float)
-                                              : m.blocks * m.groups * LANES * sizeof(uint16_t);
+    const size_t scale_bytes = format == INT8 ? m.blocks * BLOCK * sizeof(float)
+                                              : m.blocks * m.groups * BLOCK * sizeof(uint16_t);
     if (format == INT8 || format == INT4) scales = Memory(scale_bytes);
     m.row_scales = format == INT8 ? scales.at<float>(0) : nullptr;
     m.group_scales = format == INT4 ? scales.at<uint16_t>(0) : nullptr;
@@ -90,27 +89,26 @@ Packed::Packed(long rows, long columns, Format format, long group) {
 
 void Packed::need_bias() {
     if (matrix.bias) return;
-    bias = Memory(matrix.blocks * LANES * sizeof(float));
+    bias = Memory(matrix.blocks * BLOCK * sizeof(float));
     matrix.bias = bias.at<float>(0);
 }
 
 Prepared::Prepared(long rows, long columns, Format format, long group) {
     Activation &x = activation;
     x.format = format;
-    x.columns = columns;
-    x.stride = rounded_up(columns, LANES);
+    x.rows = rows;
+    x.columns = rounded_up(columns, LANES);
+    const long per_word[] = {1, 2, 4, 4};
+    x.words = x.columns / per_word[format];
     x.group = format == INT8 ? ACTIVATIONS : group;
     const bool is_whole = format == INT8 || format == INT4;
-    x.groups = is_whole ? (x.stride + x.group - 1) / x.group : 0;
-    const size_t widths[] = {4, 2, 1, 1};
-    const size_t numbers = rounded_up(rows * x.stride * widths[format], LINE);
+    x.groups = is_whole ? (x.columns + x.group - 1) / x.group : 0;
+    const size_t numbers = rounded_up(rows * x.words * sizeof(uint32_t), LINE);
     const size_t scales = rounded_up(rows * x.groups * sizeof(float), LINE);
     memory = Memory(numbers + 2 * scales);
-    x.floats = memory.at<float>(0);
-    x.bfloats = memory.at<uint16_t>(0);
-    x.bytes = memory.at<int8_t>(0);
+    x.numbers = memory.at<uint32_t>(0);
     x.scales = memory.at<float>(numbers);
-    x.sums = memory.at<int32_t>(numbers + scales);
+    x.starts = memory.at<int32_t>(numbers + scales);
 }
 
 }  // namespace beholder

@@ -1,5 +1,5 @@
 // What the parts of the native decode step share: formats, packed matrices, activations, one table of kernels
-// per level of processor. Rows of a matrix stand interleaved in blocks of LANES, so that one load feeds all
+// per level of processor. Rows of a matrix stand interleaved in blocks, so that one word of the inputs meets all
 // rows of a block and the pointer into the weights only moves forward.
 #pragma once
 
@@ -8,14 +8,18 @@
 
 namespace beholder {
 
-constexpr long LANES = 16;        // rows of a block, and elements that buffers are padded to
-constexpr long ACTIVATIONS = 128;  // activations that share a scale where weights are int8
+constexpr long LANES = 16;         // numbers of a vector, and what buffers of floats are padded to
+constexpr int HALVES = 2;          // vectors that make a block
+constexpr long BLOCK = LANES * HALVES;  // rows of a block
+constexpr long STEP_BYTES = BLOCK * 4;  // of weights that meet one word of the inputs, two in INT4
+constexpr long ACTIVATIONS = 128;   // activations that share a scale where weights are int8
+constexpr long LARGEST_GROUP = 128;
 
 enum Format : int32_t { F32 = 0, BF16 = 1, INT8 = 2, INT4 = 3 };
 
 inline long rounded_up(long value, long step) { return (value + step - 1) / step * step; }
 
-// A packed matrix of `rows` x `columns`. Blocks of 16 rows r, columns k:
+// A packed matrix of `rows` x `columns`. Blocks of 32 rows r, columns k:
 //   F32  [k][r] floats            BF16 [k/2][r][2]
 //   INT8 [k/4][r][4] bytes, value + 128, one scale per row
 //   INT4 [k/8][r][4] bytes, value + 8: columns k..k+3 in the low halves, k+4..k+7 in the high ones;
@@ -26,27 +30,29 @@ struct Matrix {
     long rows;       // outputs, padding not counted
     long columns;    // inputs
     long width;      // columns as stored
-    long blocks;     // of 16 rows
+    long steps;      // of STEP_BYTES in a block
+    long blocks;     // of 32 rows
     long groups;     // of `group` columns, in INT4
     size_t block_bytes;
     uint8_t *weights;
-    float *row_scales;       // INT8: blocks * 16
-    uint16_t *group_scales;  // INT4: blocks * groups * 16
-    float *bias;             // blocks * 16, or null
+    float *row_scales;       // INT8: blocks * 32
+    uint16_t *group_scales;  // INT4: blocks * groups * 32
+    float *bias;             // blocks * 32, or null
 };
 
-// Rows of inputs in the form that a matrix of that format takes.
+// Rows of inputs in the form that a matrix of that format takes. A word is a float, two bfloat16 or four bytes.
+// Rows stand in tiles, as many at a time as are multiplied at once, of which the last few are smaller; in a tile
+// of n rows words are [word][n], scales and starts [group][n].
 struct Activation {
     Format format;
-    long columns;   // real ones
-    long stride;    // elements from one row to the next, a multiple of 16
-    long group;     // elements that share a scale
+    long rows;      // that there are now
+    long columns;   // padded to 16
+    long words;     // of a row
+    long group;     // columns that share a scale
     long groups;    // of them in a row
-    float *floats;      // F32
-    uint16_t *bfloats;  // BF16
-    int8_t *bytes;      // INT8, INT4
-    float *scales;      // [row][groups]
-    int32_t *sums;      // [row][groups], of the bytes
+    uint32_t *numbers;
+    float *scales;
+    int32_t *starts;  // what takes the offset of the weights back
 };
 
 // One row's attention for the query heads of one key head.
@@ -67,10 +73,9 @@ struct Heads {
 
 struct Kernels {
     const char *name;
-    // `count` neighbouring blocks times `rows` rows of x: out[row * out_stride + lane], the next block behind.
-    void (*multiply)(const Matrix &, long block, long count, const Activation &, long rows, float *out,
-                     long out_stride);
-    // `count` floats, padded with zeros to 16, into elements `first` on of row `index`; a group begins there.
+    // `count` neighbouring blocks times the rows of x: out[row * stride + row of the block], the next behind.
+    void (*multiply)(const Matrix &, long block, long count, const Activation &, float *out, long stride);
+    // `count` floats, padded with zeros to 16, into columns `first` on of row `index`; a group begins there.
     void (*convert)(const float *from, Activation &, long index, long first, long count);
     // y = x / rms(x) * weight over `columns`; x, weight and y are padded to 16 with zeros.
     void (*normalise)(const float *x, const float *weight, float epsilon, long columns, float *y);
@@ -86,14 +91,16 @@ const Kernels *kernels_avx512();
 const Kernels *kernels_avx2();
 const Kernels *kernels_portable();
 
-inline float bfloat_to_float(uint16_t value) {
+inline float word_as_float(uint32_t bits) {
     union {
         uint32_t bits;
         float number;
     } both;
-    both.bits = static_cast<uint32_t>(value) << 16;
+    both.bits = bits;
     return both.number;
 }
+
+inline float bfloat_to_float(uint16_t value) { return word_as_float(static_cast<uint32_t>(value) << 16); }
 
 inline uint16_t float_to_bfloat(float number) {
     union {

@@ -47,18 +47,18 @@ void Trunk::put_norm(long layer, int which, const float *source) {
 
 void Trunk::unpack(long layer, Part which, long row, float *out) {
     const Matrix &m = part(layer, which).matrix;
-    const long lane = row % LANES, number = row / LANES;
+    const long lane = row % BLOCK, number = row / BLOCK;
     const uint8_t *block = m.weights + number * m.block_bytes;
     for (long k = 0; k < m.columns; ++k) {
         if (m.format == F32) {
-            out[k] = reinterpret_cast<const float *>(block)[k * LANES + lane];
+            out[k] = reinterpret_cast<const float *>(block)[k * BLOCK + lane];
         } else if (m.format == BF16) {
-            out[k] = bfloat_to_float(reinterpret_cast<const uint16_t *>(block)[k / 2 * 32 + lane * 2 + k % 2]);
+            out[k] = bfloat_to_float(reinterpret_cast<const uint16_t *>(block)[k / 2 * 2 * BLOCK + lane * 2 + k % 2]);
         } else if (m.format == INT8) {
-            out[k] = static_cast<float>(block[k / 4 * 64 + lane * 4 + k % 4] - 128) * m.row_scales[row];
+            out[k] = static_cast<float>(block[k / 4 * STEP_BYTES + lane * 4 + k % 4] - 128) * m.row_scales[row];
         } else {
-            const int both = block[k / 8 * 64 + lane * 4 + k % 4];
-            const uint16_t scale = m.group_scales[(number * m.groups + k / m.group) * LANES + lane];
+            const int both = block[k / 8 * STEP_BYTES + lane * 4 + k % 4];
+            const uint16_t scale = m.group_scales[(number * m.groups + k / m.group) * BLOCK + lane];
             out[k] = static_cast<float>((k % 8 < 4 ? both & 15 : both >> 4) - 8) * bfloat_to_float(scale);
         }
     }
@@ -71,7 +71,7 @@ long Trunk::bytes() {
             if (layer == shape.layers && which != Part::ENTER) break;
             const Matrix &m = part(layer, layer == shape.layers ? Part::HEAD : which).matrix;
             const long scales = m.row_scales ? 4 : m.group_scales ? 2 * m.groups : 0;
-            total += m.blocks * (static_cast<long>(m.block_bytes) + LANES * scales);
+            total += m.blocks * (static_cast<long>(m.block_bytes) + BLOCK * scales);
         }
     }
     return total;

@@ -71,48 +71,47 @@ inline Floats whole_numbers(const float *x, float scale, float lowest, float lar
 }
 
 void pack_bytes(const Matrix &matrix, long row, const float *source, int8_t *wholes) {
-    const long lane = row % LANES;
-    uint8_t *to = matrix.weights + row / LANES * matrix.block_bytes + lane * 4;
+    uint8_t *to = matrix.weights + row / BLOCK * matrix.block_bytes + row % BLOCK * 4;
     const long padded = rounded_up(matrix.width, LANES);
     const float scale = byte_scale(source, padded);
     matrix.row_scales[row] = scale;
     for (long k = 0; k < padded; k += LANES)
         store_bytes(wholes + k, whole_numbers(source + k, scale, -127, 127));
     for (long k = 0; k < matrix.width; ++k)
-        to[k / 4 * 64 + k % 4] = static_cast<uint8_t>(wholes[k] + 128);
+        to[k / 4 * STEP_BYTES + k % 4] = static_cast<uint8_t>(wholes[k] + 128);
 }
 
 void pack_half_bytes(const Matrix &matrix, long row, const float *source, int8_t *wholes) {
-    const long lane = row % LANES, block = row / LANES;
+    const long lane = row % BLOCK, block = row / BLOCK;
     uint8_t *to = matrix.weights + block * matrix.block_bytes + lane * 4;
     const long padded = rounded_up(matrix.width, LANES);
     for (long group = 0; group < matrix.groups; ++group) {
         const long first = group * matrix.group;
         const long count = padded - first < matrix.group ? padded - first : matrix.group;
         const float scale = half_byte_scale(source + first, count);
-        matrix.group_scales[(block * matrix.groups + group) * LANES + lane] = float_to_bfloat(scale);
+        matrix.group_scales[(block * matrix.groups + group) * BLOCK + lane] = float_to_bfloat(scale);
         for (long k = first; k < first + count; k += LANES)
             store_bytes(wholes + k, whole_numbers(source + k, scale, -8, 7));
     }
     for (long k = 0; k < matrix.width; k += 8) {
         for (long j = 0; j < 4; ++j) {
             const int low = wholes[k + j] + 8, high = wholes[k + j + 4] + 8;
-            to[k / 8 * 64 + j] = static_cast<uint8_t>(low | (high << 4));
+            to[k / 8 * STEP_BYTES + j] = static_cast<uint8_t>(low | (high << 4));
         }
     }
 }
 
 // `source` is padded with zeros to a multiple of 16, and so long is `scratch`.
 void pack_row(const Matrix &matrix, long row, const float *source, float *scratch) {
-    const long lane = row % LANES;
-    uint8_t *block = matrix.weights + row / LANES * matrix.block_bytes;
+    const long lane = row % BLOCK;
+    uint8_t *block = matrix.weights + row / BLOCK * matrix.block_bytes;
     if (matrix.format == F32) {
         float *to = reinterpret_cast<float *>(block);
-        for (long k = 0; k < matrix.width; ++k) to[k * LANES + lane] = source[k];
+        for (long k = 0; k < matrix.width; ++k) to[k * BLOCK + lane] = source[k];
     } else if (matrix.format == BF16) {
         uint16_t *to = reinterpret_cast<uint16_t *>(block);
         for (long k = 0; k < matrix.width; ++k)
-            to[k / 2 * 2 * LANES + lane * 2 + k % 2] = float_to_bfloat(source[k]);
+            to[k / 2 * 2 * BLOCK + lane * 2 + k % 2] = float_to_bfloat(source[k]);
     } else if (matrix.format == INT8) {
         pack_bytes(matrix, row, source, reinterpret_cast<int8_t *>(scratch));
     } else {

@@ -10,7 +10,9 @@ namespace {
 
 constexpr int STAGES = 5;  // per layer; between two of them all threads meet
 constexpr long PAIRS = 4;  // blocks of gate and up that make one task where activations have no groups
-
+constexpr long TILE = 8;   // rows that one thread prepares: no smaller than any level's tile
+// So many rows every thread prepares for itself: it is less than what meeting once more would take.
+constexpr long FEW_ROWS = TILE;
 // How many pieces each thread should find in a stage: more even out what others take from one of them.
 constexpr long PIECES = 6;
 
@@ -39,20 +41,24 @@ Trunk::Trunk(const Shape &given, const Kernels &chosen, int threads, std::vector
     }
     head_ = Packed(shape.vocabulary, shape.hidden, head, shape.head_group);
     last_norm_.resize(rounded_up(shape.hidden, LANES));
-    hidden_stride_ = rounded_up(shape.hidden, LANES);
+    hidden_stride_ = rounded_up(shape.hidden, BLOCK);
     mixed_stride_ = rounded_up(mixed, LANES);
-    enter_stride_ = rounded_up(entered, LANES);
+    enter_stride_ = rounded_up(entered, BLOCK);
     hidden_.resize(rows * hidden_stride_);
     mixed_.resize(rows * mixed_stride_);
     entered_.resize(rows * enter_stride_);
     inner_ = Prepared(rows, shape.inner, format, shape.group);
+    from_hidden_ = Prepared(rows, shape.hidden, format, shape.group);
+    from_mixed_ = Prepared(rows, mixed, format, shape.group);
+    for_head_ = Prepared(rows, shape.hidden, head, shape.head_group);
+    const long few = std::min(rows, FEW_ROWS);
     const long padded = rounded_up(width, LANES);
     for (Own &own : own_) {
-        own.from_hidden = Prepared(rows, shape.hidden, format, shape.group);
-        own.from_mixed = Prepared(rows, mixed, format, shape.group);
-        own.for_head = Prepared(rows, shape.hidden, head, shape.head_group);
+        own.from_hidden = Prepared(few, shape.hidden, format, shape.group);
+        own.from_mixed = Prepared(few, mixed, format, shape.group);
+        own.for_head = Prepared(few, shape.hidden, head, shape.head_group);
         own.row.resize(hidden_stride_);
-        own.tile.resize(rows * 2 * LANES);
+        own.tile.resize(rows * BLOCK);
         own.group.resize(rows * pairs_per_task(inner_.activation) * LANES);
         own.heads.resize(2 * (shape.heads / shape.key_heads) * padded);
     }
@@ -75,7 +81,7 @@ long Trunk::share(long tasks) const {
 
 const char *Trunk::check(const Step &step) const {
     if (step.rows < 1 || step.rows > shape.most_rows) return "more rows than the trunk was made for, or none";
-    if (step.logits_stride < rounded_up(shape.vocabulary, LANES)) return "logits are too narrow";
+    if (step.logits_stride < rounded_up(shape.vocabulary, BLOCK)) return "logits are too narrow";
     for (long row = 0, at = 0; row < step.rows; at = step.range_ends[row++]) {
         if (step.range_ends[row] <= at) return "a row has no place for its token";
         for (; at < step.range_ends[row]; ++at) {
@@ -100,6 +106,7 @@ void Trunk::prepare(const Step &step) {
     for (Own &own : own_) {
         if (own.scores.size() < scores) own.scores.resize(2 * scores);
     }
+    for (Prepared *one : {&inner_, &from_hidden_, &from_mixed_, &for_head_}) one->activation.rows = step.rows;
     for (Counter &counter : counters_) counter.next.store(0, std::memory_order_relaxed);
 }
 
@@ -122,35 +129,51 @@ void Trunk::work(int thread) {
     const long rows = step_->rows;
     for (long number = 0; number < shape.layers; ++number) {
         const Layer &layer = layers_[number];
-        normalise(layer.first_norm, own.from_hidden, own);
-        multiply(layer.enter, own.from_hidden.activation, (stage++)->next, entered_.data(), enter_stride_);
+        multiply(layer.enter, normalised(layer.first_norm, own.from_hidden, from_hidden_, thread), (stage++)->next,
+                 entered_.data(), enter_stride_);
         threads_.meet();
         Next &next = (stage++)->next;
         for (long task; (task = next.fetch_add(1)) < rows * shape.key_heads;)
             attend(number, task / shape.key_heads, task % shape.key_heads, own);
         threads_.meet();
-        Activation &attended = own.from_mixed.activation;
-        for (long row = 0; row < rows; ++row)
-            kernels.convert(mixed_.data() + row * mixed_stride_, attended, row, 0, mixed_stride_);
-        add(layer.leave, attended, (stage++)->next, own);
+        const auto convert = [this](Activation &to, long row) {
+            kernels.convert(mixed_.data() + row * mixed_stride_, to, row, 0, mixed_stride_);
+        };
+        add(layer.leave, prepared(own.from_mixed, from_mixed_, thread, convert), (stage++)->next, own);
         threads_.meet();
-        normalise(layer.second_norm, own.from_hidden, own);
-        widen(layer, (stage++)->next, own);
+        widen(layer, normalised(layer.second_norm, own.from_hidden, from_hidden_, thread), (stage++)->next, own);
         threads_.meet();
         add(layer.narrow, inner_.activation, (stage++)->next, own);
         threads_.meet();
     }
-    normalise(last_norm_, own.for_head, own);
-    multiply(head_, own.for_head.activation, stage->next, step_->logits, step_->logits_stride);
+    multiply(head_, normalised(last_norm_, own.for_head, for_head_, thread), stage->next, step_->logits,
+             step_->logits_stride);
 }
 
-// Every thread does this for itself: it is less than what meeting once more would take.
-void Trunk::normalise(const std::vector<float> &norm, Prepared &to, Own &own) {
-    for (long row = 0; row < step_->rows; ++row) {
-        const float *x = hidden_.data() + row * hidden_stride_;
-        kernels.normalise(x, norm.data(), shape.epsilon, shape.hidden, own.row.data());
-        kernels.convert(own.row.data(), to.activation, row, 0, hidden_stride_);
+// What `fill` makes of each row: of few rows every thread for itself, of many together.
+template <typename Fill>
+const Activation &Trunk::prepared(Prepared &own, Prepared &shared, int thread, const Fill &fill) {
+    const long rows = step_->rows;
+    if (rows <= FEW_ROWS) {
+        own.activation.rows = rows;
+        for (long row = 0; row < rows; ++row) fill(own.activation, row);
+        return own.activation;
     }
+    // Rows of a tile stand in the same lines of memory, so one thread writes them.
+    for (long first = thread * TILE; first < rows; first += threads_.count() * TILE) {
+        for (long row = first; row < std::min(first + TILE, rows); ++row) fill(shared.activation, row);
+    }
+    threads_.meet();
+    return shared.activation;
+}
+
+const Activation &Trunk::normalised(const std::vector<float> &norm, Prepared &own, Prepared &shared, int thread) {
+    float *y = own_[thread].row.data();
+    return prepared(own, shared, thread, [&](Activation &to, long row) {
+        const float *x = hidden_.data() + row * hidden_stride_;
+        kernels.normalise(x, norm.data(), shape.epsilon, shape.hidden, y);
+        kernels.convert(y, to, row, 0, shape.hidden);
+    });
 }
 
 void Trunk::multiply(const Packed &packed, const Activation &x, Next &next, float *out, long stride) const {
@@ -158,7 +181,7 @@ void Trunk::multiply(const Packed &packed, const Activation &x, Next &next, floa
     const long piece = share(matrix.blocks);
     for (long first; (first = next.fetch_add(piece)) < matrix.blocks;) {
         const long end = std::min(first + piece, matrix.blocks);
-        kernels.multiply(matrix, first, end - first, x, step_->rows, out + first * LANES, stride);
+        kernels.multiply(matrix, first, end - first, x, out + first * BLOCK, stride);
     }
 }
 
@@ -169,28 +192,28 @@ void Trunk::add(const Packed &packed, const Activation &x, Next &next, Own &own)
     for (long first; (first = next.fetch_add(piece)) < matrix.blocks;) {
         const long end = std::min(first + piece, matrix.blocks);
         for (long block = first; block < end; ++block) {
-            kernels.multiply(matrix, block, 1, x, rows, own.tile.data(), LANES);
+            kernels.multiply(matrix, block, 1, x, own.tile.data(), BLOCK);
             for (long row = 0; row < rows; ++row) {
-                float *to = hidden_.data() + row * hidden_stride_ + block * LANES;
-                const float *from = own.tile.data() + row * LANES;
-                for (long lane = 0; lane < LANES; ++lane) to[lane] += from[lane];
+                float *to = hidden_.data() + row * hidden_stride_ + block * BLOCK;
+                const float *from = own.tile.data() + row * BLOCK;
+                for (long lane = 0; lane < BLOCK; ++lane) to[lane] += from[lane];
             }
         }
     }
 }
 
-// One task makes as many activations as share a scale, for all rows, and leaves them in their final form.
-void Trunk::widen(const Layer &layer, Next &next, Own &own) {
+// One task makes as many activations as share a scale, for all rows, and leaves them in their final form. A
+// block is one of gate and one of up.
+void Trunk::widen(const Layer &layer, const Activation &x, Next &next, Own &own) {
     const Matrix &matrix = layer.widen.matrix;
-    const long pairs = matrix.blocks / 2, per_task = pairs_per_task(inner_.activation), rows = step_->rows;
-    for (long task; (task = next.fetch_add(1)) * per_task < pairs;) {
-        const long first = task * per_task, count = std::min(per_task, pairs - first);
-        for (long pair = 0; pair < count; ++pair) {
-            kernels.multiply(matrix, 2 * (first + pair), 2, own.from_hidden.activation, rows, own.tile.data(),
-                             2 * LANES);
+    const long blocks = matrix.blocks, per_task = pairs_per_task(inner_.activation), rows = step_->rows;
+    for (long task; (task = next.fetch_add(1)) * per_task < blocks;) {
+        const long first = task * per_task, count = std::min(per_task, blocks - first);
+        for (long block = 0; block < count; ++block) {
+            kernels.multiply(matrix, first + block, 1, x, own.tile.data(), BLOCK);
             for (long row = 0; row < rows; ++row) {
-                const float *both = own.tile.data() + row * 2 * LANES;
-                kernels.gate(both, both + LANES, LANES, own.group.data() + (row * per_task + pair) * LANES);
+                const float *both = own.tile.data() + row * BLOCK;
+                kernels.gate(both, both + LANES, LANES, own.group.data() + (row * per_task + block) * LANES);
             }
         }
         for (long row = 0; row < rows; ++row)

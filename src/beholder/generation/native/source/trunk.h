@@ -28,7 +28,7 @@ struct Step {  // the same as in library.py
     int64_t places;
     int32_t is_bfloat;           // what keys and values are stored as; else float
     float *logits;               // [rows][logits_stride]
-    int64_t logits_stride;       // vocabulary, rounded up to 16
+    int64_t logits_stride;       // vocabulary, rounded up to 32
 };
 
 // Memory that is given back at the end, of whole huge pages where it is large.
@@ -103,14 +103,16 @@ private:
     const char *check(const Step &step) const;
     void prepare(const Step &step);
     void work(int thread);
-    void normalise(const std::vector<float> &norm, Prepared &to, Own &own);
+    template <typename Fill>
+    const Activation &prepared(Prepared &own, Prepared &shared, int thread, const Fill &fill);
+    const Activation &normalised(const std::vector<float> &norm, Prepared &own, Prepared &shared, int thread);
     void multiply(const Packed &packed, const Activation &x, Next &next, float *out, long stride) const;
     void attend(long layer, long row, long key_head, Own &own);
     template <typename Number>
     Heads store_and_turn(long layer, long row, long key_head, Own &own);
     void turn(const float *from, long row, float scale, float *to) const;
     void add(const Packed &packed, const Activation &x, Next &next, Own &own);
-    void widen(const Layer &layer, Next &next, Own &own);
+    void widen(const Layer &layer, const Activation &x, Next &next, Own &own);
     long share(long tasks) const;
 
     std::vector<Layer> layers_;
@@ -120,7 +122,7 @@ private:
     std::vector<Own> own_;
     long hidden_stride_, mixed_stride_, enter_stride_;
     std::vector<float> hidden_, entered_, mixed_;
-    Prepared inner_;
+    Prepared inner_, from_hidden_, from_mixed_, for_head_;
     struct alignas(64) Counter {
         Next next{0};
     };

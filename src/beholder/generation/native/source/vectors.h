@@ -44,8 +44,22 @@ void gate_row(const float *gates, const float *ups, long count, float *y) {
     }
 }
 
-// One group of a row to signed bytes, its scale and the sum of the bytes.
-void convert_group(const float *row, long count, int8_t *bytes, float *scale, int32_t *total) {
+// Where a row stands among tiles: the tile's first row and how many rows it has.
+struct Place {
+    long first, rows;
+};
+
+inline Place tile_of(long index, long rows) {
+    Place place{index / TILE_ROWS * TILE_ROWS, TILE_ROWS};
+    while (rows - place.first < place.rows) {  // the last few: 4, 2, 1
+        place.rows /= 2;
+        if (index - place.first >= place.rows && rows - place.first >= place.rows) place.first += place.rows;
+    }
+    return place;
+}
+
+// One group of a row to signed bytes, its scale, and the sum of the bytes.
+int32_t convert_group(const float *row, long count, int8_t *bytes, float *scale) {
     Floats most = same(0.0f), odd = same(0.0f);
     for (long k = 0; k < count; k += LANES) {
         const Floats some = load(row + k);
@@ -64,22 +78,45 @@ void convert_group(const float *row, long count, int8_t *bytes, float *scale, in
     // What is no number makes the whole group none, as it would in floats.
     const float poison = sum(odd);
     *scale = largest / 127.0f + poison;
-    *total = poison == 0.0f ? static_cast<int32_t>(sum(added)) : 0;
+    return poison == 0.0f ? static_cast<int32_t>(sum(added)) : 0;
 }
 
-// `count` floats, padded with zeros to 16, into elements `first` on of row `index`.
+// Words of one row of a tile of `rows`, side by side in `from`.
+inline void spread(const void *from, long count, long rows, uint32_t *to) {
+    if (rows == 1) {
+        __builtin_memcpy(to, from, 4 * count);
+        return;
+    }
+    uint32_t words[LANES];
+    for (long done = 0; done < count; done += LANES) {
+        const long some = count - done < LANES ? count - done : LANES;
+        __builtin_memcpy(words, static_cast<const uint8_t *>(from) + 4 * done, 4 * some);
+        for (long w = 0; w < some; ++w) to[(done + w) * rows] = words[w];
+    }
+}
+
+// `count` floats, padded with zeros to 16, into columns `first` on of row `index`.
 void convert_row(const float *from, Activation &x, long index, long first, long count) {
     count = rounded_up(count, LANES);
-    const long at = index * x.stride + first;
+    const Place place = tile_of(index, x.rows);
+    const long lane = index - place.first, rows = place.rows;
+    uint32_t *words = x.numbers + place.first * x.words + lane;
     if (x.format == F32) {
-        __builtin_memcpy(x.floats + at, from, sizeof(float) * count);
+        spread(from, count, rows, words + first * rows);
     } else if (x.format == BF16) {
-        for (long k = 0; k < count; k += LANES) store_bfloats(x.bfloats + at + k, load(from + k));
+        uint16_t halves[LANES];
+        for (long k = 0; k < count; k += LANES) {
+            store_bfloats(halves, load(from + k));
+            spread(halves, LANES / 2, rows, words + (first + k) / 2 * rows);
+        }
     } else {
+        const int offset = x.format == INT8 ? BYTE_OFFSET : 8;
         for (long k = 0; k < count; k += x.group) {
+            alignas(64) int8_t bytes[LARGEST_GROUP];
             const long length = count - k < x.group ? count - k : x.group;
-            const long group = index * x.groups + (first + k) / x.group;
-            convert_group(from + k, length, x.bytes + at + k, x.scales + group, x.sums + group);
+            const long at = place.first * x.groups + (first + k) / x.group * rows + lane;
+            x.starts[at] = -offset * convert_group(from + k, length, bytes, x.scales + at);
+            spread(bytes, length / 4, rows, words + (first + k) / 4 * rows);
         }
     }
 }
@@ -174,7 +211,7 @@ template <int G, typename Number>
 void attend_heads(const Heads &heads, long first_head) {
     score_keys<G, Number>(heads, first_head);
     for (int g = 0; g < G; ++g) soften(heads.scores + (first_head + g) * heads.length_padded, heads.length);
-    constexpr int C = G * 4 <= 2 * TILE_ROWS ? 4 : G * 2 <= 2 * TILE_ROWS ? 2 : 1;
+    constexpr int C = G * 4 <= 2 * MOST_HEADS ? 4 : G * 2 <= 2 * MOST_HEADS ? 2 : 1;
     long d = 0;
     for (; d + C * LANES <= heads.width; d += C * LANES) mix_values<G, C, Number>(heads, first_head, d);
     for (; d < heads.width; d += LANES) mix_values<G, 1, Number>(heads, first_head, d);
@@ -183,7 +220,7 @@ void attend_heads(const Heads &heads, long first_head) {
 template <typename Number>
 void attend_row(const Heads &heads) {
     long head = 0;
-    for (; heads.group - head >= TILE_ROWS; head += TILE_ROWS) attend_heads<TILE_ROWS, Number>(heads, head);
+    for (; heads.group - head >= MOST_HEADS; head += MOST_HEADS) attend_heads<MOST_HEADS, Number>(heads, head);
     for (; heads.group - head >= 4; head += 4) attend_heads<4, Number>(heads, head);
     for (; heads.group - head >= 2; head += 2) attend_heads<2, Number>(heads, head);
     for (; head < heads.group; ++head) attend_heads<1, Number>(heads, head);

@@ -1,0 +1,104 @@
+"""The laboratory: what it changes and what it keeps the same; all of it at its tiny budget, twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from beholder.core.errors import ConfigError
+from beholder.laboratory.budget import BUDGETS, Budget
+from beholder.laboratory.experiment import read_records, run_laboratory
+from beholder.laboratory.materials import SQUARE, on_square, single_turns
+from beholder.laboratory.subjects import SUBJECTS, Sizes, give_language, shared_language
+from beholder.laboratory.summary import points, table
+
+TINY = BUDGETS["tiny"]
+
+
+def test_questions_move_with_the_stretched_picture() -> None:
+    row = {"image": "a.png", "width": 100, "height": 50, "truth": {"box": [10, 5, 20, 10]}}
+    moved = on_square(row, (100, 50))
+    assert moved["truth"]["box"] == pytest.approx([0.1 * SQUARE, 0.1 * SQUARE, 0.2 * SQUARE, 0.2 * SQUARE])
+    assert (moved["width"], moved["height"]) == (SQUARE, SQUARE)
+    assert row["truth"]["box"] == [10, 5, 20, 10]
+
+
+def test_each_question_becomes_a_row_with_the_picture() -> None:
+    turns = [
+        {"from": "human", "value": "<image>\nOne?"}, {"from": "gpt", "value": "1"},
+        {"from": "human", "value": "Two?"}, {"from": "gpt", "value": "2"},
+    ]  # fmt: skip
+    singles = single_turns({"id": "a", "image": "a.png", "conversations": turns})
+    assert [row["id"] for row in singles] == ["a/0", "a/1"]
+    assert [row["conversations"][0]["value"] for row in singles] == ["<image>\nOne?", "<image>\nTwo?"]
+    assert [row["conversations"][1]["value"] for row in singles] == ["1", "2"]
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_all_language_models_of_a_seed_are_the_same(name: str) -> None:
+    sizes = TINY.sizes
+    shared = shared_language(sizes, 300, seed=4)
+    model = SUBJECTS[name].build(sizes, 300, 299)
+    give_language(model, shared)
+    state = dict(model.named_parameters())
+    experts = [key for key in state if ".q_proj." in key and "language_model" in key]
+    assert len(experts) == sizes.layers * (2 if name == "experts" else 1)
+    assert all(torch.equal(state[key], shared["model.layers.0.self_attn.q_proj.weight"]) for key in experts)
+    assert torch.equal(state["lm_head.weight"], shared["lm_head.weight"])
+
+
+def test_points_must_be_even() -> None:
+    with pytest.raises(ConfigError, match="5 steps cannot be scored at 2 even points"):
+        Budget("x", scenes=1, rounds=1, tests=1, tower_steps=1, align_steps=1, tune_steps=5, batch=1, marks=2)
+
+
+def test_towers_of_a_kind_have_one_geometry() -> None:
+    sizes = Sizes()
+    mlp, abstractors = (SUBJECTS[name].build(sizes, 300, 299) for name in ("mlp", "abstractors"))
+    shapes = [
+        {name: tuple(value.shape) for name, value in model.state_dict().items() if ".vision_tower." in name}
+        for model in (mlp, abstractors)
+    ]
+    assert shapes[0] == shapes[1]
+    assert shapes[0]
+
+
+def tower_weights(folder: Path) -> dict[str, torch.Tensor]:
+    stored = load_file(folder / "model.safetensors")
+    return {key: value for key, value in stored.items() if "vision_tower" in key}
+
+
+@pytest.mark.slow
+def test_the_whole_runs_and_a_second_call_changes_nothing(tmp_path: Path) -> None:
+    records = run_laboratory(tmp_path, TINY, [0], list(SUBJECTS))
+    assert [(record.subject, record.settings["step"]) for record in records] == [
+        (name, step) for name in SUBJECTS for step in (1, 2)
+    ]
+    assert all(record.samples > 0 and 0 <= record.values["overall"] <= 1 for record in records)
+    slots = {record.subject: record.values["tokens_per_picture"] for record in records}
+    assert slots == {"mlp": 64, "large-tower": 64, "abstractors": 32, "experts": 66}
+    for record in records:
+        assert record.values["training_petaflops"] > 0
+    # One tower, warmed up once, stands in both of its kind.
+    warm = [tower_weights(tmp_path / f"{name}-0" / "tower" / "model") for name in ("mlp", "abstractors")]
+    assert warm[0].keys() == warm[1].keys()
+    assert all(torch.equal(warm[0][key], warm[1][key]) for key in warm[0])
+    with Image.open(next((tmp_path / "test" / "square" / "images").iterdir())) as picture:
+        assert picture.size == (SQUARE, SQUARE)
+
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert run_laboratory(tmp_path, TINY, [0], list(SUBJECTS)) == records
+    assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert read_records(tmp_path / "records") == sorted(
+        records, key=lambda r: f"{r.subject}-0-{r.settings['step']}"
+    )
+
+    found = points(records)
+    assert len(found) == 8
+    assert len(table(found).splitlines()) == 5
+    json.dumps([vars(point) for point in found])
