@@ -23,6 +23,7 @@ import statistics
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -226,32 +227,36 @@ class Simulation:
             replica.is_busy = False
 
 
-def check(path: Path, tokens: int) -> int:
+def check(path: Path) -> int:
     """Fit one process to the record, predict the replicas, and compare."""
     told = json.loads(path.read_text())
-    values, clients = told["values"], told["settings"]["clients"]
+    values, settings = told["values"], told["settings"]
+    clients, conversations = settings["clients"], settings["conversations"]
+    machine = partial(_like, tokens=settings["tokens"], most_running=settings["at once"])
     measured = values["requests a second, one process"]
     # One unknown is fitted, the time of a step; the others follow it in the ratios of the built-in model.
     low, high = 1e-6, 10.0
     for _ in range(40):
         middle = (low * high) ** 0.5
-        rate = Simulation(_like(middle, tokens, 0.0), 1, clients, 8).run(400)["requests a second"]
+        rate = Simulation(machine(middle, 0.0), 1, clients, conversations).run(400)["requests a second"]
         low, high = (middle, high) if rate > measured else (low, middle)
     worst = 0.0
     added = max(0.0, values["seconds that the ingress adds"])
     for count in (1, 2):
         name = f"requests a second, replicas: {count}"
-        predicted = Simulation(_like(low, tokens, added / 2), count, clients, 8).run(800)["requests a second"]
+        predicted = Simulation(machine(low, added / 2), count, clients, conversations).run(800)
+        predicted = predicted["requests a second"]
         error = predicted / values[name] - 1
         worst = abs(error) if count == 2 else worst
         print(f"{name}: measured {values[name]:.2f}, predicted {predicted:.2f} ({error:+.1%})")
     return 0 if worst <= ALLOWED_ERROR else 1
 
 
-def _like(step: float, tokens: int, ingress: float) -> Machine:
+def _like(step: float, ingress: float, *, tokens: int, most_running: int) -> Machine:
     return Machine(
-        prompt=6 * step, known_prompt=2 * step, step=step, beside=0.2 * step, tokens=tokens, ingress=ingress
-    )
+        prompt=6 * step, known_prompt=2 * step, step=step, beside=0.2 * step, tokens=tokens, ingress=ingress,
+        most_running=most_running,
+    )  # fmt: skip
 
 
 def main() -> int:
@@ -280,7 +285,7 @@ def main() -> int:
     elif given.way == "check":
         if given.record is None:
             parser.error("check needs the file of a `cluster.py speed` record")
-        return check(given.record, given.tokens)
+        return check(given.record)
     else:
         machine = Machine(
             prompt=given.prompt, known_prompt=given.known_prompt, step=given.step, beside=given.beside,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import signal
@@ -14,10 +15,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image, ImageOps
+
+from beholder.families.qh360vl.processing import QH360VLProcessor
+from beholder.mini import FOLDER
 
 HERE = Path(__file__).resolve().parent
 PICTURE = HERE.parent / "examples" / "shapes.png"
@@ -34,10 +40,28 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
-def request(model: str, question: str, **fields: Any) -> dict[str, Any]:
-    """The body of a question about the example picture."""
-    url = "data:image/png;base64," + base64.b64encode(PICTURE.read_bytes()).decode()
-    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
+@cache
+def picture(number: int) -> str:
+    """The example picture turned and mirrored in one of eight ways, as a data URL."""
+    with Image.open(PICTURE) as opened:
+        turned = opened.convert("RGB").rotate(90 * (number % 4))
+    held = io.BytesIO()
+    (ImageOps.mirror(turned) if number % 8 > 3 else turned).save(held, "PNG")
+    return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
+
+
+@cache
+def terminators() -> tuple[int, ...]:
+    """The tokens that end an answer of the built-in model."""
+    return tuple(QH360VLProcessor.from_pretrained(FOLDER).terminators)
+
+
+def request(model: str, question: str, about: int = 0, **fields: Any) -> dict[str, Any]:
+    """The body of a question about the example picture, or one of its seven variations."""
+    content = [
+        {"type": "image_url", "image_url": {"url": picture(about)}},
+        {"type": "text", "text": question},
+    ]
     return {"model": model, "messages": [{"role": "user", "content": content}], **fields}
 
 

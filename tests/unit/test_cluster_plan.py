@@ -54,9 +54,40 @@ def test_one_name_is_one_model():
     assert caught.value.status == 409
     assert list(plan.workers()) == [ONE]
     plan.join(joining(TWO, source="/b", update=True))
+    # Nothing is replaced by a model that has not answered yet.
+    assert {one.model.source for one in plan.workers().values()} == {"/a", "/b"}
+    assert plan.promote(ONE) == []
+    assert plan.promote(TWO) == [ONE]
     assert {one.model.source for one in plan.workers().values()} == {"/b"}
-    plan.join(joining(TWO, source="/b", update=True))  # again, as after a restart
+    assert plan.promote(TWO) == []
+    plan.join(joining("3" * 32, source="/b", update=True))  # nothing to update
     assert not any(one.update for one in plan.workers().values())
+
+
+def test_an_update_that_leaves_before_it_answered_changes_nothing():
+    plan = Plan()
+    plan.join(joining(source="/a"))
+    plan.join(joining(TWO, source="/b", update=True))
+    plan.leave(TWO)
+    assert plan.workers() == {ONE: joining(source="/a")}
+
+
+def test_a_worker_that_comes_back_is_what_an_update_made_of_it(tmp_path):
+    plan = Plan.open(tmp_path)
+    plan.join(joining(source="/a", cpus=3))
+    plan.join(joining(TWO, source="/b", cpus=1, update=True))
+    plan.promote(TWO)
+    back = Plan.open(tmp_path).join(joining(source="/a", cpus=3))
+    assert (back.model.source, back.model.cpus) == ("/b", 3)
+
+
+def test_machines_may_differ():
+    plan = Plan()
+    plan.join(joining(cpus=8, device="cpu"))
+    plan.join(joining(TWO, gpus=1, device="cuda", pin=True))
+    assert list(plan.workers()) == [ONE, TWO]
+    with pytest.raises(APIError, match="dtype is 'auto' and not 'float32'"):
+        plan.join(joining("3" * 32, cpus=2, dtype="float32"))
 
 
 def test_who_stays_away_is_forgotten(monkeypatch):

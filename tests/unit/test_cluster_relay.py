@@ -15,7 +15,7 @@ from tests.serving_app import Here, chat, error, events
 from beholder.serving.cluster.calls import Call, FullError, Head, LostError, Part
 from beholder.serving.cluster.ingress import create_ingress
 from beholder.serving.cluster.plan import Joining, Model, Plan
-from beholder.serving.cluster.relay import Patience
+from beholder.serving.cluster.relay import TRIES, Patience
 from beholder.serving.cluster.replica import Replica
 from beholder.serving.metrics import Metrics
 from beholder.serving.settings import Keys, Settings
@@ -69,6 +69,7 @@ class Crew:
         self.members = {"a" * 32}
         self.plan = Plan()
         self.told: list[tuple[str, bytes]] = []
+        self.unseen = 0.0
 
     def capacity(self, worker: str) -> int:
         return self.seen[worker].ready
@@ -199,7 +200,7 @@ def test_when_all_are_lost_the_client_is_asked_to_come_again():
     response = ask(said)
     error(response, 503, "replica_lost")
     assert response.headers["retry-after"]
-    assert len(said.asked) == 4
+    assert len(said.asked) == TRIES
 
 
 def test_a_full_queue_is_not_a_lost_replica():
@@ -274,6 +275,16 @@ def test_the_list_of_models_counts_replicas():
     assert ask(Crew(), lambda client: client.get("/ready")).status_code == 503
 
 
+def test_nobody_is_called_ready_who_was_not_seen_for_long():
+    said = crew(says(JSON, b"{}"))
+    said.unseen = 12.4
+    (one,) = ask(said, lambda client: client.get("/v1/models")).json()["data"]
+    assert (one["state"], one["replicas"]["ready"]) == ("gone", 0)
+    assert "12 s" in one["reason"]
+    assert ask(said, lambda client: client.get("/ready")).status_code == 503
+    assert ask(said).content == b"{}"  # it may be there all the same
+
+
 def test_metrics_are_gathered():
     said = crew(says(JSON, b"{}"))
     for process in ("one:1", "two:2"):
@@ -310,7 +321,7 @@ def test_workers_join_and_leave():
         (join(stranger), 403, "not_a_member"), (join(joining, speed=3), 400, "unknown_parameter")
     ):  # fmt: skip
         assert (response.status_code, response.json()["error"]["code"]) == (status, code)
-    assert join(joining).json() == {"worker": "a" * 32, "model": "mini"}
+    assert Joining.model_validate(join(joining).json()) == joining
     where = f"/cluster/workers/{'a' * 32}"
     assert ask(said, lambda client: client.get(where)).json() == {"state": "loading"}
     assert ask(said, lambda client: client.delete(where)).json() == {"state": "leaving"}

@@ -7,9 +7,11 @@ import base64
 import io
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gradio
 import pytest
 from PIL import Image
 from tests.serving_app import Here, error, image
@@ -17,7 +19,7 @@ from tests.serving_app import Here, error, image
 from beholder.core.errors import ConfigError, InputError
 from beholder.serving.web import showing
 from beholder.serving.web.asking import Wanted, answers, together
-from beholder.serving.web.boxes import boxed_pictures, labels
+from beholder.serving.web.boxes import boxed_picture, boxed_places, labels
 from beholder.serving.web.client import CallError, Client, Part, read_event
 from beholder.serving.web.conversation import Conversation, Picture, read_conversation
 from beholder.serving.web.handlers import Handlers
@@ -111,7 +113,8 @@ def test_asking_again_forgets_what_came_after():
 
 
 def test_boxes_are_drawn_in_the_pixels_of_the_original():
-    (drawn,) = boxed_pictures(talked(), 0)
+    assert boxed_places(talked(), 0) == [0]
+    drawn = boxed_picture(talked(), 0, 0)
     assert drawn.size == (60, 40)
     first = (0xD5, 0x5E, 0x00)  # the palette's first colour
     assert {drawn.getpixel(corner) for corner in ((10, 5), (30, 5), (10, 25), (30, 25))} == {first}
@@ -131,6 +134,19 @@ def test_messages_know_their_turn():
     assert shown[1][1]["content"] == "Where is &lt;b&gt;it&lt;/b&gt;?\n"
 
 
+def test_pictures_are_drawn_once(monkeypatch):
+    drawn: list[int] = []
+    draw = showing.boxed_picture
+    monkeypatch.setattr(showing, "boxed_picture", lambda *given: drawn.append(given[2]) or draw(*given))
+    shelf = Shelf()
+    first, second = (showing.chat(talked(), shelf) for _ in range(2))
+    assert first == second
+    assert drawn == [0]
+    moved = replace(talked().turns[0], boxes=({"picture": 0, "pixels": [1, 2, 3, 4]},))
+    showing.chat(Conversation((moved,)), shelf)
+    assert drawn == [0, 0]
+
+
 def test_editing_takes_the_last_question_back_unless_there_is_a_draft():
     handlers, held = Handlers(Client("http://127.0.0.1:1/v1"), Shelf()), talked()
     _, kept, box, told, _ = handlers.edit(held, {"text": "", "files": []}, "en")
@@ -147,6 +163,38 @@ def test_editing_takes_the_last_question_back_unless_there_is_a_draft():
     _, kept, box, _, _ = handlers.edit(kept, {"text": "", "files": []}, "en")
     assert (kept.turns, box["text"]) == ((), held.turns[0].question)
     assert [Path(file).read_bytes() for file in box["files"]] == [one.held for one in held.turns[0].pictures]
+
+
+def edited(held: Conversation, index: int, value: str, box: Any = None, *parts: Any) -> tuple[Any, Any]:
+    """What a message that is edited in the chat leads to: the last updates, and all bodies that were sent."""
+    client, shelf = scripted(*parts or (Part("yes"), Part(reason="stop"))), Shelf()
+    event = gradio.EditData(None, {"index": index, "previous_value": "", "value": value})
+    given = (box or {"text": "", "files": []}, held, *vars(WANTED).values())
+    updates = asyncio.run(gathered(Handlers(client, shelf).edited(*given, event=event)))
+    return updates[-1], client
+
+
+def test_any_question_is_edited_where_it_stands():
+    held = talked()  # picture, question, answer, boxes; question
+    (chat, now, *_), _ = edited(held, 1, "How many &lt;b&gt; &amp;amp;?")
+    assert [(turn.question, turn.answer) for turn in now.turns] == [("How many <b> &amp;?", "yes")]
+    assert now.turns[0].pictures == held.turns[0].pictures
+    assert [message["role"] for message in chat] == ["user", "user", "assistant"]
+    (_, now, *_), _ = edited(held, 4, "And then?")
+    assert [turn.question for turn in now.turns] == [held.turns[0].question, "And then?"]
+    assert now.turns[0] == held.turns[0]
+
+
+def test_an_edited_question_is_not_lost():
+    held = talked()
+    (_, now, box, told, _), _ = edited(held, 1, "Refuse", None, CallError("no room"))
+    assert (now, box["text"], len(box["files"])) == (held, "Refuse", 1)
+    assert "no room" in told
+    for index, value, draft in ((4, "  ", None), (1, "Other", {"text": "draft", "files": []})):
+        (chat, now, box, told, _), _ = edited(held, index, value, draft)
+        assert (now, len(chat)) == (held, 5)
+        assert "bad" in told
+        assert "text" not in box
 
 
 def test_the_last_answer_is_copied_as_it_was_written():

@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import json
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -232,3 +236,71 @@ def test_a_server_that_ends_is_told_with_its_last_words(monkeypatch, tmp_path):
     monkeypatch.setenv(running.PYTHON_VARIABLE, str(program))
     with pytest.raises(beholder.core.errors.BeholderError, match="no such device"):
         VLLMServer(tmp_path).wait()
+
+
+def test_arguments_of_ours_are_refused_however_they_are_written():
+    for given in ("served_model_name=x", "--api-key=secret", "-enable_prompt_embeds"):
+        with pytest.raises(ConfigError, match="chosen by Beholder"):
+            read_arguments([given])
+
+
+def _script(tmp_path, monkeypatch, text: str) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv(running.PYTHON_VARIABLE, str(program))
+
+
+def test_the_error_is_told_and_not_what_follows_it(monkeypatch, tmp_path):
+    _script(tmp_path, monkeypatch, "echo 'ValueError: no room'; echo '[rank0] shutting down'; exit 1")
+    with pytest.raises(beholder.core.errors.BeholderError, match="no room"):
+        VLLMServer(tmp_path).wait()
+
+
+def test_a_server_ends_with_all_that_it_started(monkeypatch, tmp_path):
+    """Also where it is deaf to SIGTERM, and what was made for it is removed."""
+    _script(tmp_path, monkeypatch, f"sleep 600 & echo $! > {tmp_path}/child; sleep 600")
+    made = tmp_path / "made"
+    made.mkdir()
+    server = VLLMServer(made, remove=made)
+    child = _until_written(tmp_path / "child")
+    assert server.is_alive
+    assert Path(f"/proc/{child}").exists()
+    server.stop()
+    assert not server.is_alive
+    _until_gone(child)
+    assert not made.exists()
+
+
+def test_a_server_ends_when_its_owner_is_killed(monkeypatch, tmp_path):
+    _script(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/child; exec sleep 600")
+    source = (
+        "import pathlib, time; from beholder.serving.vllm.server import VLLMServer; "
+        f"server = VLLMServer(pathlib.Path({str(tmp_path)!r})); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", source]) as owner:
+        child = _until_written(tmp_path / "child")
+        owner.kill()
+    _until_gone(child)
+
+
+def _until_written(file: Path) -> int:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        if file.exists() and (text := file.read_text().strip()):
+            return int(text)
+        time.sleep(0.05)
+    pytest.fail(f"{file} was not written")
+
+
+def _until_gone(pid: int) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process {pid} is still there")

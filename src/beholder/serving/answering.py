@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from beholder.api import VLM, AnswerStream
 
 MaskMaker = Callable[[], Callable[[Sequence[int]], Any]]
+LONGEST_PAUSE = 0.25  # with ever so many streams, each still moves
 Opener = Callable[[], "AnswerStream"]
 
 
@@ -69,12 +70,19 @@ class Load:
 class Answers(AsyncIterator[Event]):
     """The answers of one request as they come, several of them mixed; ends when all are complete.
 
-    An error of one is raised and ends them all, and so does the end of their time. Whoever has enough must
-    `cancel`, which frees what they hold within one step of the engine.
+    With `whole` only complete answers are wanted, so their text comes in as few pieces as may be. An error of
+    one is raised and ends them all, and so does the end of their time. Whoever has enough must `cancel`,
+    which frees what they hold within one step of the engine.
     """
 
     def __init__(
-        self, openers: Sequence[Opener], threads: ThreadPoolExecutor, load: Load, settings: Settings
+        self,
+        openers: Sequence[Opener],
+        threads: ThreadPoolExecutor,
+        load: Load,
+        settings: Settings,
+        *,
+        whole: bool,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
@@ -82,6 +90,7 @@ class Answers(AsyncIterator[Event]):
         self._streams: list[AnswerStream] = []
         self._left = len(openers)
         self._load = load
+        self._rate = None if whole else settings.events_per_second
         load.change(waiting=len(openers))
         for choice, opener in enumerate(openers):
             threads.submit(self._work, choice, opener)
@@ -132,7 +141,9 @@ class Answers(AsyncIterator[Event]):
     def _forward(self, choice: int, stream: AnswerStream) -> None:
         told = 0
         while not self._gone.is_set():
-            piece = next(stream, None)
+            # All running streams share the rate: what they cost the model's steps must not grow with them.
+            pause = None if self._rate is None else min(self._load.running / self._rate, LONGEST_PAUSE)
+            piece = stream.gather(pause)
             if piece is None:
                 self._tell(self._events.put_nowait, Finished(choice, stream.answer))
                 return

@@ -15,13 +15,16 @@ import beholder
 from beholder.core.errors import BeholderError
 from beholder.core.records import package_versions
 from beholder.serving import answering
-from beholder.serving.completing import ChatCompletion, PlainCompletion, Server
+from beholder.serving.completing import ChatCompletion, PlainCompletion
 from beholder.serving.describing import explain, views, with_template
+from beholder.serving.documenting import ANSWERED, ERRORS, READY, errors, guarded
 from beholder.serving.errors import APIError, from_exception, from_problems, internal
 from beholder.serving.guard import Guard
 from beholder.serving.registry import LoadModel, Registry, Served
+from beholder.serving.room import Share
 from beholder.serving.schemas import ChatRequest, CompletionRequest, TokenizeRequest
 from beholder.serving.settings import Settings
+from beholder.serving.sharing import Server
 
 CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -44,8 +47,7 @@ def create_app(
                 await running.enter_async_context(page.router.lifespan_context(page))
             yield
         registry.close()
-        server.threads.shutdown(wait=False, cancel_futures=True)
-        server.media_threads.shutdown(wait=False, cancel_futures=True)
+        server.close()
 
     app = FastAPI(
         title="Beholder",
@@ -79,26 +81,30 @@ def _refusal(error: Exception) -> APIError:
     if isinstance(error, RequestValidationError):
         return from_problems(error.errors())
     if isinstance(error, HTTPException):
-        return APIError(
+        refusal = APIError(
             error.status_code, str(error.detail), code=CODES.get(error.status_code, "invalid_request")
         )
+        refusal.headers |= error.headers or {}  # a 405 says what is allowed instead
+        return refusal
     return from_exception(error) or internal()
 
 
 def _add_completions(app: FastAPI, server: Server) -> None:
-    @app.post("/v1/chat/completions", tags=["OpenAI"], responses=ERRORS)
+    keyed = guarded(has_keys=bool(server.settings.keys))
+
+    @app.post("/v1/chat/completions", tags=["OpenAI"], responses=ANSWERED, dependencies=keyed)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """Answer the last message of a conversation, whole or as a stream of events."""
         server.admission.refuse_while_draining()
         return await ChatCompletion(server, body, request).respond()
 
-    @app.post("/v1/completions", tags=["OpenAI"], responses=ERRORS)
+    @app.post("/v1/completions", tags=["OpenAI"], responses=ANSWERED, dependencies=keyed)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Go on with a text as it is written, without a chat template."""
         server.admission.refuse_while_draining()
         return await PlainCompletion(server, body, request).respond()
 
-    @app.post("/tokenize", tags=["Beholder"], responses=ERRORS)
+    @app.post("/tokenize", tags=["Beholder"], responses=ERRORS, dependencies=keyed)
     async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
         """The tokens of a text, or of a conversation with template and pictures, and where those stand."""
         vlm = server.registry.ready(body.model)
@@ -106,14 +112,17 @@ def _add_completions(app: FastAPI, server: Server) -> None:
             ids = await server.in_thread(answering.plain_ids, vlm, body.prompt or "")
             return {"count": len(ids), "max_model_len": vlm.context, "tokens": ids}
         vlm = with_template(vlm, body.template)
-        messages = await server.conversation(body.messages)
-        told: dict[str, Any] = await server.in_thread(explain, vlm, messages)
-        if body.views:
-            told["views"] = await server.in_thread(views, vlm, messages)
-        return told
+        with Share(server.room) as share:
+            messages = await server.conversation(body.messages, share)
+            told: dict[str, Any] = await server.in_thread(explain, vlm, messages)
+            if body.views:
+                told["views"] = await server.in_thread(views, vlm, messages)
+            return told
 
 
 def _add_models(app: FastAPI, server: Server) -> None:
+    keyed = guarded(has_keys=bool(server.settings.keys))
+
     def described(served: Served) -> dict[str, Any]:
         most = server.settings.most_pictures
         return {
@@ -127,12 +136,12 @@ def _add_models(app: FastAPI, server: Server) -> None:
             "pictures_per_request": min(most, served.facts.get("pictures_per_request", most)),
         }
 
-    @app.get("/v1/models", tags=["OpenAI"])
+    @app.get("/v1/models", tags=["OpenAI"], responses=errors(401), dependencies=keyed)
     async def models() -> dict[str, Any]:
         """All models with their limits, and why one is not ready."""
         return {"object": "list", "data": [described(served) for served in server.registry]}
 
-    @app.get("/v1/models/{name:path}", tags=["OpenAI"], responses=ERRORS)
+    @app.get("/v1/models/{name:path}", tags=["OpenAI"], responses=errors(401, 404, 422), dependencies=keyed)
     async def model(name: str) -> dict[str, Any]:
         """One model."""
         return described(server.registry.get(name))
@@ -144,10 +153,13 @@ def _add_operations(app: FastAPI, server: Server) -> None:
         """The process is alive."""
         return {"status": "alive"}
 
-    @app.get("/ready", tags=["Operations"])
+    @app.get("/ready", tags=["Operations"], responses=READY)
     async def ready() -> JSONResponse:
         """Every model is loaded and has answered, and the server takes requests."""
-        states = {served.name: served.reason or served.state for served in server.registry}
+        states = {
+            served.name: "stopped" if served.has_died else served.reason or served.state
+            for served in server.registry
+        }
         is_ready = server.registry.is_ready and not server.admission.is_draining
         told = {"status": "ready" if is_ready else "not ready", "models": states}
         return JSONResponse(told, 200 if is_ready else 503)
@@ -161,21 +173,3 @@ def _add_operations(app: FastAPI, server: Server) -> None:
     async def version() -> dict[str, Any]:
         """Versions of Beholder and of the packages that can move a number."""
         return {"version": beholder.__version__, "packages": package_versions()}
-
-
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/json": {"schema": {"type": "object"}}}}
-    for status, text in {
-        400: "Something in the request cannot be obeyed; `param` says what.",
-        401: "The API key is missing or wrong.",
-        404: "There is no such model.",
-        408: "The request or its answer took too long.",
-        413: "The body is too large.",
-        415: "The body is not JSON.",
-        429: "Too many requests.",
-        500: "A mistake of the server.",
-        503: "Not now.",
-    }.items()
-}
-# Bad values are 400, as in OpenAI's API, and never FastAPI's 422.
-ERRORS[422] = {"description": "Not used."}

@@ -2,108 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from beholder.core.types import Answer, Message
+from beholder.core.types import Answer
 from beholder.serving import replies
-from beholder.serving.admission import Admission
 from beholder.serving.answering import (
     Answers,
     Event,
     Finished,
-    Load,
     Opener,
     Piece,
     Tick,
     chat_openers,
-    checked,
     plain_openers,
     token_text,
 )
 from beholder.serving.constraints import answer_format
 from beholder.serving.describing import with_template
-from beholder.serving.errors import APIError, from_exception, internal
-from beholder.serving.media import receive
-from beholder.serving.metrics import Metrics
-from beholder.serving.registry import Registry
-from beholder.serving.schemas import ChatMessage, ChatRequest, CompletionRequest, ImagePart, SamplingFields
-from beholder.serving.settings import Settings
+from beholder.serving.errors import from_exception, internal
+from beholder.serving.room import Share
+from beholder.serving.schemas import ChatRequest, CompletionRequest, SamplingFields
+from beholder.serving.sharing import Server
 from beholder.serving.sse import DONE, KEEP_ALIVE, EventStream, event, unless_gone
 
 if TYPE_CHECKING:
     from beholder.api import VLM
 
-ROLES = {"developer": "system"}
-MEDIA_THREADS = 8
 READER_SECONDS = 30.0
-
-
-class Server:
-    """What the requests of one server share."""
-
-    def __init__(self, registry: Registry, settings: Settings) -> None:
-        self.registry = registry
-        self.settings = settings
-        self.metrics = Metrics()
-        self.admission = Admission(settings)
-        self.load = Load()
-        self.threads = ThreadPoolExecutor(settings.most_running, thread_name_prefix="answer")
-        self.media_threads = ThreadPoolExecutor(MEDIA_THREADS, thread_name_prefix="media")
-        self.metrics.watch("requests_running", "Answers being computed.", lambda: self.load.running)
-        self.metrics.watch("requests_waiting", "Answers waiting for their turn.", lambda: self.load.waiting)
-
-    async def in_thread(self, function: Any, *arguments: Any) -> Any:
-        """The result of something that blocks."""
-        return await asyncio.get_running_loop().run_in_executor(self.media_threads, function, *arguments)
-
-    async def conversation(self, given: Sequence[ChatMessage]) -> tuple[Message, ...]:
-        """The messages with their pictures received, all at the same time."""
-        urls = [part.url for message in given for part in _parts(message) if isinstance(part, ImagePart)]
-        if len(urls) > self.settings.most_pictures:
-            raise APIError(
-                400,
-                f"there are {len(urls)} pictures and at most {self.settings.most_pictures} are taken",
-                code="too_many_images", param="messages",
-            )  # fmt: skip
-        received = [self.in_thread(receive, url, self.settings.media) for url in urls]
-        pictures = iter(await asyncio.gather(*received))
-        self.metrics.pictures.inc(len(urls))
-        messages = [
-            Message(
-                ROLES.get(message.role, message.role),  # pyright: ignore[reportArgumentType]
-                tuple(
-                    next(pictures)
-                    if isinstance(part, ImagePart)
-                    else part
-                    if isinstance(part, str)
-                    else part.text
-                    for part in _parts(message)
-                ),
-            )
-            for message in given
-        ]
-        return checked(messages)
-
-    def choices(self, body: SamplingFields) -> int:
-        """How many answers each prompt gets."""
-        wanted = body.n or 1
-        if wanted > self.settings.most_choices:
-            raise APIError(
-                400, f"n is {wanted} and at most {self.settings.most_choices} answers are given",
-                code="invalid_value", param="n",
-            )  # fmt: skip
-        return wanted
-
-
-def _parts(message: ChatMessage) -> Sequence[Any]:
-    return [message.content] if isinstance(message.content, str) else message.content
 
 
 class Completion:
@@ -126,7 +56,7 @@ class Completion:
         """The reply. What goes wrong before the first token is raised, and so has a status of its own."""
         if not self.body.stream:
             answers = await unless_gone(self._collect(), self.request.receive)
-            return JSONResponse(self._whole(answers)) if answers else Response(status_code=499)
+            return Response(status_code=499) if answers is None else JSONResponse(self._whole(answers))
         events = self._events()
         try:
             first = await unless_gone(anext(events), self.request.receive)
@@ -173,8 +103,9 @@ class Completion:
         """Everything that happens until the answers are complete; places are held as long as this is open."""
         server = self.server
         client: str = self.request.scope["beholder.client"]
-        with server.admission.enter(client, self.places):
-            answers = Answers(await self.openers(), server.threads, server.load, server.settings)
+        with server.admission.enter(client, self.places), Share(server.room) as self.share:
+            openers, whole = await self.openers(), not self.body.stream
+            answers = Answers(openers, server.threads, server.load, server.settings, whole=whole)
             firsts: dict[int, float] = {}
             try:
                 async for happened in answers:
@@ -249,9 +180,11 @@ class ChatCompletion(Completion):
 
     async def openers(self) -> list[Opener]:
         """The conversation, answered `n` times."""
-        mask = await self.server.in_thread(answer_format, self.vlm, self.body.response_format)
+        mask, wanted = None, self.body.response_format
+        if wanted is not None:  # a grammar takes its time, and most want none
+            mask = await self.server.in_thread(answer_format, self.vlm, wanted)
         self.vlm = with_template(self.vlm, self.body.template)
-        messages = await self.server.conversation(self.body.messages)
+        messages = await self.server.conversation(self.body.messages, self.share)
         self.sizes = [picture.size for message in messages for picture in message.pictures]
         return chat_openers(self.vlm, messages, self.body.sampling(), self.count, mask)
 

@@ -32,6 +32,8 @@ class APIError(Exception):
         self.code = code
         self.param = param
         self.headers = {"Retry-After": RETRY_SECONDS} if retry else {}
+        if status == 401:
+            self.headers["WWW-Authenticate"] = "Bearer"
 
     def body(self) -> dict[str, Any]:
         """The error object."""

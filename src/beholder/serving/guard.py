@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -26,7 +27,11 @@ ROUTES = (
     "/v1/chat/completions", "/v1/completions", "/v1/models", "/tokenize", "/health", "/ready", "/metrics",
     "/version", "/docs", "/openapi.json",
 )  # fmt: skip
+POSTED = ("/v1/chat/completions", "/v1/completions", "/tokenize")
 PROTECTED = ("/v1/", "/tokenize")
+# Refused with these, a request's body has not been read.
+BEFORE_THE_BODY = (401, 413, 415)
+LINGER_SECONDS = 2.0
 QUIET = ("/health", "/ready", "/metrics")
 
 
@@ -69,12 +74,17 @@ class _Visit:
         """From its headers to its line in the log."""
         try:
             self._identify()
-            body = await self._body(receive) if self.scope["method"] == "POST" else b""
+            body = await self._body(receive) if self._has_body else b""
             await self.guard.app(self.scope, _replay(body, receive), self.send)
         except Exception as error:
-            await self._refuse(error)
+            await self._refuse(error, receive)
         finally:
             self._record()
+
+    @property
+    def _has_body(self) -> bool:
+        """Whether this is a request that is read; of another one the application says what is wrong."""
+        return self.scope["method"] == "POST" and self.route in POSTED
 
     async def send(self, message: Message) -> None:
         """What the application says, with the request's id."""
@@ -130,7 +140,7 @@ class _Visit:
             413, f"the body is larger than {most} bytes; send smaller pictures", code="body_too_large"
         )
 
-    async def _refuse(self, error: Exception) -> None:
+    async def _refuse(self, error: Exception, receive: Receive) -> None:
         """Answer with the error; once the answer has begun, that is too late."""
         if isinstance(error, _GoneError):
             self.status = 499
@@ -139,7 +149,7 @@ class _Visit:
         self.scope["beholder.failure"] = (refusal, error)
         if self.status:
             raise error
-        await respond(refusal, self.send)
+        await respond(refusal, self.send, receive if refusal.status in BEFORE_THE_BODY else None)
 
     def _record(self) -> None:
         """Count and log."""
@@ -171,13 +181,25 @@ class _GoneError(Exception):
     """The client went away before its request was complete."""
 
 
-async def respond(refusal: APIError, send: Callable[[Message], Awaitable[None]]) -> None:
-    """An error as a whole response."""
+async def respond(
+    refusal: APIError, send: Callable[[Message], Awaitable[None]], receive: Receive | None = None
+) -> None:
+    """An error as a whole response.
+
+    With `receive`, what is still being sent is read for a while: a connection that is closed before is reset,
+    and whoever is still sending would not see the answer.
+    """
     body = refusal.encoded()
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **refusal.headers}
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": refusal.status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": receive is not None})
+    if receive is not None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while (await receive()).get("more_body"):
+                    pass
+        await send({"type": "http.response.body", "body": b""})
 
 
 def _route(path: str) -> str | None:

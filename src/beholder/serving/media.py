@@ -7,11 +7,12 @@ of that one format sees it. Everything here blocks; the server calls it in threa
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from PIL import Image
 
-from beholder.core.errors import InputError
+from beholder.core.errors import CapacityError, InputError
 from beholder.processing.images import DAMAGE, adopt_picture, without_pillow_warnings
 from beholder.processing.sources import base64_bytes
 from beholder.serving.addresses import AddressError
@@ -46,12 +47,23 @@ class MediaPolicy:
     fetching: FetchLimits = field(default_factory=FetchLimits)
 
 
-def receive(url: str, policy: MediaPolicy) -> Image.Image:
-    """The picture in a data URL or behind an http(s) address, as RGB and upright; MediaError otherwise."""
+Take = Callable[[int], None]
+
+
+def is_address(url: str) -> bool:
+    """Whether a picture has to be fetched, so that somebody else decides how long it takes."""
+    return url[:8].lower().startswith(("http:", "https:"))
+
+
+def receive(url: str, policy: MediaPolicy, take: Take | None = None) -> Image.Image:
+    """The picture in a data URL or behind an http(s) address, as RGB and upright; MediaError otherwise.
+
+    `take` is told how many pixels it has before they are decoded, and may refuse them.
+    """
     scheme = url[:8].lower()
     if scheme.startswith("data:"):
-        return decode(_data_url_bytes(url, policy.fetching.most_bytes), policy)
-    if not scheme.startswith(("http:", "https:")):
+        return decode(_data_url_bytes(url, policy.fetching.most_bytes), policy, take)
+    if not is_address(url):
         raise MediaError(
             "a picture must be a data URL or an http(s) address; files of the server are not opened",
             "invalid_image_url",
@@ -66,7 +78,7 @@ def receive(url: str, policy: MediaPolicy) -> Image.Image:
         raise MediaError(str(error), "image_not_received") from None
     except AddressError as error:
         raise MediaError(str(error), "invalid_image_url") from None
-    return decode(held, policy)
+    return decode(held, policy, take)
 
 
 def _data_url_bytes(url: str, most_bytes: int) -> bytes:
@@ -93,7 +105,7 @@ def sniff(held: bytes) -> str | None:
     return "WEBP" if held[:4] == b"RIFF" and held[8:12] == b"WEBP" else None
 
 
-def decode(held: bytes, policy: MediaPolicy) -> Image.Image:
+def decode(held: bytes, policy: MediaPolicy, take: Take | None = None) -> Image.Image:
     """A file's bytes as an RGB picture; size and frames are known and checked before a pixel is decoded."""
     if not held:
         raise MediaError("the picture is empty (0 bytes)", "invalid_image")
@@ -106,8 +118,10 @@ def decode(held: bytes, policy: MediaPolicy) -> Image.Image:
         with image:
             _check_size(image, policy)
             _check_frames(held, kind, image, policy)
+            if take is not None:
+                take(image.width * image.height)
             return adopt_picture(image)
-    except MediaError:
+    except (MediaError, CapacityError):
         raise
     except Image.DecompressionBombError:
         raise MediaError(_too_large(policy), "image_too_large") from None

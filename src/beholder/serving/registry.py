@@ -49,6 +49,11 @@ class Served:
             log.exception("model %s", self.name)
             self._failed(f"{type(error).__name__}; the log of the server tells more")
 
+    @property
+    def has_died(self) -> bool:
+        """It was ready, and its engine has ended by itself."""
+        return bool(getattr(getattr(self.vlm, "engine", None), "is_closed", False))
+
     def _failed(self, reason: str) -> None:
         log.error("model %s cannot be served: %s", self.name, reason)
         self.reason = reason
@@ -60,6 +65,7 @@ class Registry:
 
     def __init__(self, served: Iterable[Served]) -> None:
         self._served = {one.name: one for one in served}
+        self._is_closed = False
 
     @classmethod
     def of(cls, given: Iterable[str]) -> Registry:
@@ -78,12 +84,12 @@ class Registry:
     @property
     def is_ready(self) -> bool:
         """Every model answers."""
-        return all(one.state == "ready" for one in self)
+        return all(one.state == "ready" and not one.has_died for one in self)
 
     @property
     def is_lost(self) -> bool:
         """No model will ever answer."""
-        return all(one.state == "failed" for one in self)
+        return all(one.state == "failed" or (one.has_died and not self._is_closed) for one in self)
 
     def get(self, name: str) -> Served:
         """The model of that name, whatever its state."""
@@ -105,10 +111,14 @@ class Registry:
             raise APIError(
                 503, f"model {served.name} {reason}", code="model_not_ready", retry=not served.reason
             )
+        if served.has_died:
+            reason = "has stopped working; the log of the server tells why"
+            raise APIError(503, f"model {served.name} {reason}", code="model_not_ready")
         return served.vlm
 
     def close(self) -> None:
         """End what is still running."""
+        self._is_closed = True
         for served in self:
             if served.vlm is not None:
                 served.vlm.close()

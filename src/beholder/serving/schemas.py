@@ -15,6 +15,7 @@ from beholder.serving.errors import unsupported
 MOST_STOPS = 4
 MOST_TOP_LOGPROBS = 20
 LARGEST = 2**31 - 1
+LEAST_TEMPERATURE = 0.001
 
 # Field -> the values that ask for nothing special, besides null. Those that only label a request are free.
 ONLY: dict[str, tuple[Any, ...]] = {
@@ -57,9 +58,14 @@ Text = Annotated[str, AfterValidator(whole_letters)]
 
 
 class Model(BaseModel):
-    """Base of requests: unknown fields are errors."""
+    """Base of requests: unknown fields are errors, and a text is no number."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def example(**fields: Any) -> ConfigDict:
+    """A request that the OpenAPI page shows; tools that read the page send it."""
+    return ConfigDict(json_schema_extra={"examples": [{"model": "beholder-mini", **fields}]})
 
 
 class ImageURL(Model):
@@ -140,13 +146,16 @@ class SamplingFields(Model):
 
     model: str = Field(description="One of the ids that /v1/models lists.")
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    ignore_eos: bool | None = Field(
+        None, description="Not in OpenAI's API. Goes on after the model's own end, up to max_tokens."
+    )
     logit_bias: dict[str, float] | None = None
     max_tokens: int | None = Field(None, ge=1, le=LARGEST)
     metadata: dict[str, str] | None = None
     min_p: float | None = Field(None, ge=0, lt=1, description="Not in OpenAI's API.")
     n: int | None = Field(None, ge=1, le=128)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=100, description="Not in OpenAI's API.")
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100, description="Not in OpenAI's API.")
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Text | list[Text] | None = None
     stream: bool | None = None
@@ -163,6 +172,14 @@ class SamplingFields(Model):
         stops = [value] if isinstance(value, str) else value or []
         if len(stops) > MOST_STOPS or not all(stops):
             raise ValueError(f"give at most {MOST_STOPS} texts, none of them empty")
+        return value
+
+    @field_validator("temperature")
+    @classmethod
+    def check_temperature(cls, value: float | None) -> float | None:
+        """Scores that are divided by almost nothing are no numbers any more."""
+        if value is not None and 0 < value < LEAST_TEMPERATURE:
+            raise ValueError(f"give 0 for the likeliest token, or at least {LEAST_TEMPERATURE}")
         return value
 
     @model_validator(mode="after")
@@ -194,6 +211,7 @@ class SamplingFields(Model):
             "presence_penalty": self.presence_penalty or None,
             "frequency_penalty": self.frequency_penalty or None,
             "logit_bias": self._biases() or None,
+            "ignore_eos": self.ignore_eos or None,
             "seed": self.seed,
             "stop": self.stops or None,
         }
@@ -210,6 +228,8 @@ class SamplingFields(Model):
 
 class ChatRequest(SamplingFields):
     """`POST /v1/chat/completions`."""
+
+    model_config = example(messages=[{"role": "user", "content": "What shape has a wheel?"}], max_tokens=16)
 
     messages: list[ChatMessage] = Field(min_length=1)
     logprobs: bool | None = None
@@ -259,7 +279,9 @@ class ChatRequest(SamplingFields):
 class CompletionRequest(SamplingFields):
     """`POST /v1/completions`: the prompt is run as it is written, without a chat template."""
 
-    prompt: Text | list[Text]
+    model_config = example(prompt="A wheel is", max_tokens=8)
+
+    prompt: Text | Annotated[list[Text], Field(min_length=1)]
     best_of: int | None = Field(None, ge=1)
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=5)
@@ -284,6 +306,8 @@ class CompletionRequest(SamplingFields):
 
 class TokenizeRequest(Model):
     """`POST /tokenize`: a plain text, or a conversation as the model would get it."""
+
+    model_config = example(messages=[{"role": "user", "content": "What shape has a wheel?"}])
 
     model: str
     prompt: Text | None = None

@@ -11,8 +11,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from beholder.serving.addresses import is_loopback
-from beholder.serving.completing import Server
 from beholder.serving.draining import Draining, configured, warn_if_open
+from beholder.serving.sharing import Server
 
 log = logging.getLogger("beholder.serve")
 
@@ -44,7 +44,7 @@ def run(app: FastAPI, host: str, port: int) -> bool:
     server: Server = app.state.server
     warn_if_open(host, server.settings)
     running = DrainingServer(configured(app, host, port), server)
-    asyncio.run(running.serve())
+    _run(running)
     return running.started and not server.registry.is_lost
 
 
@@ -54,5 +54,11 @@ def run_page(app: FastAPI, host: str, port: int, *, has_key: bool) -> bool:
         log.warning("anybody who can reach %s asks with the API key that this page was given", host)
     running = uvicorn.Server(configured(app, host, port, patience=2))
     log.info("the web page is at http://%s:%s", host, port)
-    asyncio.run(running.serve())
+    _run(running)
     return running.started
+
+
+def _run(running: uvicorn.Server) -> None:
+    """Until it ends, on the event loop that uvicorn prefers of those that are installed."""
+    with asyncio.Runner(loop_factory=running.config.get_loop_factory()) as runner:
+        runner.run(running.serve())

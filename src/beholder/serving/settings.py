@@ -11,9 +11,11 @@ from pathlib import Path
 
 from beholder.core.errors import ConfigError
 from beholder.serving.media import MediaPolicy
+from beholder.serving.threads import cores
 
 KEYS_VARIABLE = "BEHOLDER_API_KEYS"
 SHORTEST_KEY = 8
+EVENTS_PER_CORE = 50.0
 
 
 class Keys:
@@ -60,7 +62,9 @@ class Settings:
     """Limits and switches of a server. Times in seconds.
 
     `most_running` answers are computed at once, `most_waiting` more wait, `most_per_client` of both may come
-    from one API key, or from one address where there are no keys (0: no limit).
+    from one API key, or from one address where there are no keys (0: no limit). All streams together bring
+    `events_per_second` after their first ones: tokens that come faster share an event. `most_held_pixels`
+    are decoded for all requests together, three bytes each.
     """
 
     keys: Keys = field(default_factory=Keys)
@@ -69,8 +73,10 @@ class Settings:
     most_waiting: int = 128
     most_per_client: int = 0
     most_pictures: int = 16
+    most_held_pixels: int = 2_000_000_000
     most_choices: int = 8
     most_body_bytes: int = 64 * 2**20
     body_seconds: float = 60.0
     request_seconds: float = 600.0
     keep_alive_seconds: float = 10.0
+    events_per_second: float = field(default_factory=lambda: EVENTS_PER_CORE * cores())

@@ -14,11 +14,13 @@ from starlette.types import Receive, Scope, Send
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 Result = TypeVar("Result")
+# Made once: `json.dumps` with settings of its own makes one for each event.
+_encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def event(value: dict[str, Any]) -> bytes:
     """One event that holds JSON."""
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _encoded(value).encode() + b"\n\n"
 
 
 async def until_gone(receive: Receive) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from fastapi import FastAPI
 
@@ -104,6 +106,7 @@ def run(
     from beholder.serving.cluster.fleet import Fleet
 
     plan = Plan.open(folder)
+    held = hold(folder)
     joined = Head.start_or_join(folder, _ray_address(host), ray_port)
     try:
         fleet = Fleet(plan, settings)
@@ -117,6 +120,20 @@ def run(
         return server.started
     finally:
         joined.stop(folder)
+        held.close()
+
+
+def hold(folder: Path) -> IO[str]:
+    """Take the folder as long as this process lives; two controllers would undo each other's work."""
+    lock = (folder / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise ConfigError(
+            f"another controller runs with the state in {folder}; end it, or give --state FOLDER"
+        ) from None
+    return lock
 
 
 def _ray_address(host: str) -> str:

@@ -7,7 +7,6 @@ and no others. Two threads look after them: one reads what is there, one makes i
 # pyright: basic, reportMissingImports=false
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -20,21 +19,20 @@ from typing import Any, Literal
 import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
-from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from beholder.serving.cluster.calls import Call, FullError, LostError, Part
+from beholder.serving.cluster.deploying import DEPLOYMENT, PREFIX, application, deployment, version
 from beholder.serving.cluster.node import resource
 from beholder.serving.cluster.plan import Joining, Plan
-from beholder.serving.cluster.replica import FAILED, Replica
-from beholder.serving.cluster.routing import ConversationRouter
+from beholder.serving.cluster.replica import FAILED
 from beholder.serving.cluster.start import keep_to_loopback
 from beholder.serving.settings import Keys, Settings
 
 log = logging.getLogger("beholder.serve")
 
 LOOK_SECONDS = 0.4
-DEPLOYMENT = "replica"
+STALE_SECONDS = 10.0
 State = Literal["loading", "ready", "failed", "gone"]
 
 
@@ -60,8 +58,12 @@ class Fleet:
         self.loads: Counter[str] = Counter()
         self.seen: dict[str, Seen] = {}
         self.leaving: set[str] = set()
+        self._looked = time.monotonic()
         self._handles: dict[str, Any] = {}
         self._facts: dict[tuple[str, str], dict[str, Any]] = {}
+        self._asked: dict[tuple[str, str], Any] = {}  # descriptions on their way
+        self._replaced: str | None = None  # the worker that gets another model just now
+        self._told: set[str] = set()  # of whom it was said that this failed
         self._running: dict[str, Any] = {}  # applications by name, as Serve told them last
         self._alive: set[str] = set()
         self._ended = threading.Event()
@@ -88,6 +90,12 @@ class Fleet:
         with suppress(Exception):
             ray.shutdown()
 
+    @property
+    def unseen(self) -> float:
+        """Seconds for which what is there could not be read; 0 while it is read as it should be."""
+        silent = time.monotonic() - self._looked
+        return silent if silent > STALE_SECONDS else 0.0
+
     def is_member(self, worker: str) -> bool:
         """Whether a node of this worker is in the Ray cluster; asked now and not remembered."""
         return worker in _workers_of(ray.nodes())
@@ -99,8 +107,8 @@ class Fleet:
 
     def leave(self, worker: str) -> None:
         """Give it no new calls, let it finish, and take its replicas away."""
-        self.leaving.add(worker)
         self.plan.leave(worker)
+        self.leaving.add(worker)  # after the plan, by which a look tells who has come back
 
     def is_gone(self, worker: str) -> bool:
         """Whether nothing of it is left."""
@@ -157,7 +165,9 @@ class Fleet:
         for worker in self.plan.seen(self._alive):
             log.warning("worker %s has been gone for long and is not expected any more", worker[:8])
         expected = self.plan.workers()
+        self.leaving -= expected.keys() - {self._replaced}  # whoever is expected again has come back
         self.seen = {worker: self._one(joining) for worker, joining in expected.items()}
+        self._looked = time.monotonic()
 
     def _one(self, joining: Joining) -> Seen:
         worker, name = joining.worker, joining.model.name
@@ -179,89 +189,69 @@ class Fleet:
         return seen
 
     def _describe(self, joining: Joining) -> dict[str, Any] | None:
-        key = (joining.worker, version(joining))
-        if key not in self._facts:
-            with suppress(Exception):  # the next look asks again
-                response = self._handle(joining.worker).describe.remote()
-                self._facts[key] = response.result(timeout_s=1.5)
+        """What a replica says of its model, asked once; None until it has. Nobody waits for it here."""
+        key = (joining.worker, self._version(joining))
+        if key in self._facts:
+            return self._facts[key]
+        if key not in self._asked:
+            self._asked[key] = self._handle(joining.worker).describe.remote()
+            return None
+        try:
+            self._facts[key] = self._asked[key].result(timeout_s=0.05)
+        except TimeoutError:
+            return None
+        except (RayError, RayServeException):
+            pass  # the next look asks another replica
+        del self._asked[key]
         return self._facts.get(key)
 
+    def _version(self, joining: Joining) -> str:
+        return version(joining, self.settings)
+
     def _tend(self) -> None:
-        """Make it what the plan says: take away what is not expected, deploy what is new, one by one."""
+        """Make it what the plan says: delete what is not expected, deploy what is new, replace one by one."""
+        for worker, seen in list(self.seen.items()):
+            if seen.state == "ready" and (changed := self.plan.promote(worker)):
+                log.info("the update of %s answers; %d workers get it", seen.model, len(changed))
         expected = self.plan.workers()
         wanted = {application(worker) for worker in expected}
         for name in self._running.keys() - wanted:
-            serve.delete(name, _blocking=False)
+            if name.startswith(PREFIX):  # what others run on this cluster is theirs
+                serve.delete(name, _blocking=False)
+        if self._replaced is not None and self._is_replaced(self._replaced, expected):
+            self.leaving.discard(self._replaced)
+            self._facts = {key: told for key, told in self._facts.items() if key[0] != self._replaced}
+            self._replaced = None
         for worker, joining in expected.items():
             before = self.plan.deployed(worker)
-            if before == version(joining) or worker not in self._alive:
+            if before == self._version(joining) or worker not in self._alive:
                 continue
+            if before and self._replaced is not None:
+                continue  # its turn comes
             log.info("worker %s gets %s", worker[:8], joining.model.name)
             if before:
-                self._replace(joining)
-            else:
-                self._deploy(joining)
-            self.plan.note(worker, version(joining))
+                self._replaced = worker
+                if not joining.spare and joining.high == 1:
+                    self.leaving.add(worker)  # its only replica goes before the new one comes
+            self._deploy(joining)
+            self.plan.note(worker, self._version(joining))
 
     def _deploy(self, joining: Joining) -> None:
         target = serve.RunTarget(deployment(joining, self.settings), application(joining.worker), None)
         serve.run_many([target], wait_for_applications_running=False)
 
-    def _replace(self, joining: Joining) -> None:
-        """A new model for a worker that serves an old one; the next worker's turn comes when this is done."""
-        worker = joining.worker
-        if not joining.spare and joining.high == 1:
-            self.leaving.add(worker)  # its only replica goes before the new one comes
-        self._deploy(joining)
-        until = time.monotonic() + self.settings.request_seconds + 600
-        while time.monotonic() < until and not self._ended.wait(LOOK_SECONDS):
-            told = serve.status().applications.get(application(worker))
-            if told is None or told.status in ("RUNNING", "DEPLOY_FAILED"):
-                break
-        self.leaving.discard(worker)
+    def _is_replaced(self, worker: str, expected: dict[str, Joining]) -> bool:
+        """Whether the next one may be replaced: this one is done, or is not there any more.
 
-
-def application(worker: str) -> str:
-    """The name of a worker's Serve application."""
-    return f"beholder-{worker}"
-
-
-def version(joining: Joining) -> str:
-    """Equal where nothing has to be deployed anew."""
-    return hashlib.sha256(joining.model_dump_json().encode()).hexdigest()[:16]
-
-
-def deployment(joining: Joining, settings: Settings) -> Any:
-    """The Serve application of one worker."""
-    model = joining.model
-    replicas: dict[str, Any] = {"num_replicas": joining.low}
-    if joining.high > joining.low:
-        replicas = {
-            "num_replicas": None,
-            "autoscaling_config": {
-                "min_replicas": joining.low, "max_replicas": joining.high,
-                "target_ongoing_requests": max(1, model.most_running // 2),
-                "upscale_delay_s": 5, "downscale_delay_s": 120,
-            },
-        }  # fmt: skip
-    made = serve.deployment(Replica).options(
-        name=DEPLOYMENT,
-        ray_actor_options={
-            "num_cpus": model.cpus, "num_gpus": model.gpus, "resources": {resource(joining.worker): 1},
-        },
-        max_ongoing_requests=model.most_running,
-        max_queued_requests=settings.most_waiting,
-        max_surge_percent=1 if joining.spare else 0,  # rounded up to one replica
-        max_constructor_retry_count=2,
-        health_check_period_s=0.5,
-        health_check_timeout_s=30,
-        graceful_shutdown_wait_loop_s=0.2,
-        graceful_shutdown_timeout_s=settings.request_seconds,
-        request_router_config=RequestRouterConfig(request_router_class=ConversationRouter),  # pyright: ignore[reportArgumentType]
-        logging_config={"log_level": "WARNING"},
-        **replicas,
-    )  # fmt: skip
-    return made.bind(model, settings)
+        Where it failed nobody else is: the others go on with what they have, until this worker leaves.
+        """
+        told = serve.status().applications.get(application(worker))
+        if worker not in expected or worker not in self._alive or told is None:
+            return True
+        if told.status == "DEPLOY_FAILED" and worker not in self._told:
+            self._told.add(worker)
+            log.error("worker %s cannot serve a new model, so no other gets it: %s", worker[:8], told.message)
+        return told.status == "RUNNING"
 
 
 def _workers_of(nodes: list[Any]) -> set[str]:

@@ -21,9 +21,9 @@ from beholder.serving.admission import Admission
 from beholder.serving.cluster.affinity import conversation_key
 from beholder.serving.cluster.calls import HEADERS, Call, Head, Part
 from beholder.serving.cluster.gathering import gathered
-from beholder.serving.cluster.listing import listed, one_model, told_states
+from beholder.serving.cluster.listing import doubtful, listed, one_model, told_states
 from beholder.serving.cluster.plan import Joining, Plan
-from beholder.serving.cluster.relay import Relay, Workers
+from beholder.serving.cluster.relay import Relay, SeenWorker, Workers
 from beholder.serving.cluster.resuming import is_repeatable
 from beholder.serving.errors import APIError, from_exception, from_problems, internal
 from beholder.serving.guard import Guard
@@ -37,9 +37,11 @@ READER_SECONDS = 60.0
 
 
 class Members(Workers):
-    """The workers with those that come and go; `fleet.Fleet`."""
+    """The workers with those that come and go; `fleet.Fleet`. `unseen`: for how many seconds nobody has been
+    able to look at them, 0 as long as all is well."""
 
     plan: Plan
+    unseen: float
 
     def is_member(self, worker: str) -> bool:
         """Whether its node is in the Ray cluster."""
@@ -68,6 +70,11 @@ class Ingress:
         self.admission = Admission(settings)
         self.relay = Relay(members, settings, self.metrics)
         self.metrics.watch("requests_running", "Answers on their way.", lambda: self.admission.inside)
+
+    @property
+    def seen(self) -> list[SeenWorker]:
+        """The workers as they are told to those who ask for a list."""
+        return doubtful(self.members.seen.values(), self.members.unseen)
 
     async def respond(self, request: Request) -> Response:
         """The answer of a replica to this request."""
@@ -186,12 +193,12 @@ def _add_models(app: FastAPI, ingress: Ingress) -> None:
     @app.get("/v1/models", tags=["OpenAI"])
     async def models() -> dict[str, Any]:
         """All models with their limits and replicas, and why one is not ready."""
-        return {"object": "list", "data": listed(ingress.members.seen.values(), ingress.settings)}
+        return {"object": "list", "data": listed(ingress.seen, ingress.settings)}
 
     @app.get("/v1/models/{name:path}", tags=["OpenAI"])
     async def model(name: str) -> dict[str, Any]:
         """One model."""
-        found = one_model(ingress.members.seen.values(), ingress.settings, name)
+        found = one_model(ingress.seen, ingress.settings, name)
         if found is None:
             raise ingress.relay.refusal(name)
         return found
@@ -206,7 +213,7 @@ def _add_operations(app: FastAPI, ingress: Ingress) -> None:
     @app.get("/ready", tags=["Operations"])
     async def ready(model: str | None = None) -> JSONResponse:
         """Every model, or the one that is named, has a replica that answers, and requests are taken."""
-        states = told_states(ingress.members.seen.values())
+        states = told_states(ingress.seen)
         asked = states if model is None else {model: states.get(model, "unknown")}
         is_ready = bool(asked) and set(asked.values()) == {"ready"} and not ingress.admission.is_draining
         told = {"status": "ready" if is_ready else "not ready", "models": asked}
@@ -252,8 +259,7 @@ def worker_routes(ingress: Ingress) -> FastAPI:
                 403, "this worker's node is not in the Ray cluster of this controller",
                 code="not_a_member", retry=True,
             )  # fmt: skip
-        members.plan.join(joining)
-        return {"worker": joining.worker, "model": joining.model.name}
+        return members.plan.join(joining).model_dump(mode="json")
 
     @app.get("/cluster/workers/{worker}")
     async def state(worker: str) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 from beholder.serving.cluster.relay import SeenWorker
 from beholder.serving.settings import Settings
@@ -12,6 +13,14 @@ from beholder.serving.settings import Settings
 START = int(time.time())
 # Of several workers' states the first of these is the model's.
 BEST_FIRST = ("ready", "loading", "gone", "failed")
+
+
+def doubtful(seen: Iterable[SeenWorker], seconds: float) -> list[SeenWorker]:
+    """The same, but nobody is called ready who has not been seen for so long; requests are still tried."""
+    if not seconds:
+        return list(seen)
+    reason = f"the cluster has not been heard of for {seconds:.0f} s"
+    return [replace(cast("Any", one), state="gone", ready=0, reason=reason) for one in seen]
 
 
 def told_states(seen: Iterable[SeenWorker]) -> dict[str, str]:

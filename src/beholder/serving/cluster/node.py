@@ -39,6 +39,7 @@ ENVIRONMENT = {
     # How long a replica may take to say how much it has to do; Serve's own 0.1 is short where cores are few.
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",
     "RAY_SERVE_MAX_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "5",
+    "RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S": "0.1",  # who waits for a replica asks again after so long at most
 }
 MIB = 2**20
 

@@ -18,6 +18,7 @@ from beholder.serving.errors import APIError
 
 BUILT_IN = "beholder-mini"  # as in `api.py`, which brings torch along
 FORGET_SECONDS = 600.0
+PLACE = {"device", "gpus", "cpus", "pin"}  # of a model's settings those that belong to a machine
 
 WorkerId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
@@ -40,6 +41,14 @@ class Model(BaseModel):
     gpus: float = Field(0.0, ge=0)
     cpus: int = Field(1, ge=1)
     pin: bool = False
+
+    def is_same(self, other: Model) -> bool:
+        """Whether the two answer alike; on what each computes is its machine's affair."""
+        return self.model_dump(exclude=PLACE) == other.model_dump(exclude=PLACE)
+
+    def placed_as(self, other: Model) -> Model:
+        """This model on what the other one computes on."""
+        return self.model_copy(update=other.model_dump(include=PLACE))
 
 
 class Joining(BaseModel):
@@ -130,19 +139,22 @@ class Plan:
         with self._lock:
             return dict(self._workers)
 
-    def join(self, joining: Joining) -> None:
-        """Expect a worker from now on; one that has another idea of a model must say `update`.
+    def join(self, joining: Joining) -> Joining:
+        """Expect a worker from now on, and say as what; one with another idea of a model must say `update`.
 
-        With `update` every worker of the model gets the new one.
+        A worker that is expected already comes back as what it is here, which an update may have changed.
+        The model of an update goes to the others when it has answered; see `promote`.
         """
         model = joining.model
         with self._lock:
-            others = {
+            if (known := self._workers.get(joining.worker)) is not None:
+                self._seen[joining.worker] = time.time()
+                return known
+            differing = {
                 worker: one
                 for worker, one in self._workers.items()
-                if one.model.name == model.name and worker != joining.worker
+                if one.model.name == model.name and not model.is_same(one.model)
             }
-            differing = {worker: one for worker, one in others.items() if one.model != model}
             if differing and not joining.update:
                 differences = _differences(differing, model)
                 raise APIError(
@@ -150,11 +162,28 @@ class Plan:
                     "give the worker the same settings, another name (NAME=MODEL), or --update",
                     code="model_differs",
                 )  # fmt: skip
-            for worker, one in differing.items():
-                self._workers[worker] = one.model_copy(update={"model": model})
-            self._workers[joining.worker] = joining.model_copy(update={"update": False})
+            self._workers[joining.worker] = joining.model_copy(update={"update": bool(differing)})
             self._seen[joining.worker] = time.time()
             self._write()
+            return joining
+
+    def promote(self, worker: str) -> list[str]:
+        """An update's model has answered: the others of its name are to get it. Who that is."""
+        with self._lock:
+            promoted = self._workers.get(worker)
+            if promoted is None or not promoted.update:
+                return []
+            self._workers[worker] = promoted.model_copy(update={"update": False})
+            changed: list[str] = []
+            for other, one in self._workers.items():
+                if one.model.name != promoted.model.name or one.update:
+                    continue  # an update of its own has its turn when it has answered
+                if not one.model.is_same(promoted.model):
+                    model = promoted.model.placed_as(one.model)
+                    self._workers[other] = one.model_copy(update={"model": model})
+                    changed.append(other)
+            self._write()
+        return changed
 
     def leave(self, worker: str) -> None:
         """Expect it no more."""
@@ -206,5 +235,5 @@ def _differences(others: dict[str, Joining], model: Model) -> str:
     return ", ".join(
         f"{name} is {known[name]!r} and not {value!r}"
         for name, value in wanted.items()
-        if known[name] != value
+        if known[name] != value and name not in PLACE
     )

@@ -22,7 +22,7 @@ from beholder.serving.errors import APIError
 from beholder.serving.metrics import Metrics
 from beholder.serving.settings import Settings
 
-TRIES = 4
+TRIES = 6  # where replicas die often; few enough for a request that kills them
 LOOK_SECONDS = 0.5
 GONE_SECONDS = 2.0  # a worker is not given up at its first silence
 REPLY_SECONDS = 30.0  # what a replica may take longer than its own limit
@@ -89,7 +89,7 @@ class Workers(Caller, Protocol):
 class Patience:
     """Seconds to wait: for a replica of a model that had one, and for a sign of life within a stream."""
 
-    for_replica: float = 30.0
+    for_replica: float = 120.0
     for_sign: float = 45.0
 
 

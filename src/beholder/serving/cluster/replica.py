@@ -23,6 +23,7 @@ from beholder.serving.settings import Settings
 
 FAILED = "this model cannot be served: "
 ENDING_SECONDS = 10.0
+EVENTS_PER_SECOND = 64.0  # each costs Ray about a millisecond, more than a token of a small model
 
 
 class Replica:
@@ -32,7 +33,8 @@ class Replica:
         logs.set_up("text", "WARNING")
         self._locks = take_cores(model.cpus) if model.pin else []
         self._set_threads(model.cpus)
-        self.settings = replace(settings, most_running=model.most_running)
+        rate = min(settings.events_per_second, EVENTS_PER_SECOND)
+        self.settings = replace(settings, most_running=model.most_running, events_per_second=rate)
         self.served = Served(model.name, model.source)
         self.served.open(lambda source: _load(source, model))
         if self.served.state != "ready":
@@ -44,6 +46,11 @@ class Replica:
         import torch
 
         torch.set_num_threads(cpus)
+
+    def check_health(self) -> None:
+        """Ray Serve asks often, and replaces a replica that raises here: one whose vLLM has ended."""
+        if not getattr(self.served.vlm and self.served.vlm.engine, "is_alive", True):
+            raise BeholderError(f"the engine of model {self.served.name} has ended")
 
     def describe(self) -> dict[str, Any]:
         """What `/v1/models` tells of the model."""

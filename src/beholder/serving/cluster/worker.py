@@ -41,14 +41,14 @@ class Controller:
         except (httpx.HTTPError, ValueError):
             return None
 
-    def join(self, joining: Joining) -> str | None:
-        """Say what this worker does; None when that was taken, else why not yet."""
+    def join(self, joining: Joining) -> Joining | str:
+        """Say what this worker does: as what it is taken, or why not yet."""
         try:
             response = self._client.post("/cluster/workers", content=joining.model_dump_json())
         except httpx.HTTPError as error:
             return str(error) or type(error).__name__
         if response.is_success:
-            return None
+            return Joining.model_validate(response.json())
         reason = _message(response)
         if response.status_code in (400, 409):
             raise ConfigError(reason)
@@ -77,6 +77,7 @@ class Worker:
         self.controller = Controller(address)
         self.joining = Joining(worker=uuid.uuid4().hex, model=model, low=low, high=high, update=update)
         self._ended = threading.Event()
+        self._was_ready = False
         self._told = ""
 
     def _end(self, number: int, frame: FrameType | None) -> None:
@@ -124,12 +125,13 @@ class Worker:
         """Whether the controller expects this worker now."""
         until = time.monotonic() + 60
         while not self._ended.is_set():
-            reason = self.controller.join(self.joining)
-            if reason is None:
-                self.joining = self.joining.model_copy(update={"update": False})
+            taken = self.controller.join(self.joining)
+            if isinstance(taken, Joining):
+                # An update may have given it another model, with which it comes to a new cluster, too.
+                self.joining = taken.model_copy(update={"update": False})
                 return True
             if time.monotonic() > until:
-                log.warning("the controller does not take this worker: %s", reason)
+                log.warning("the controller does not take this worker: %s", taken)
                 return False
             self._ended.wait(WATCH_SECONDS)
         return False
@@ -148,13 +150,16 @@ class Worker:
             told = self.controller.state(self.joining.worker)
             if told is None:
                 continue
-            if told["state"] == "failed":
+            if told["state"] == "failed" and not self._was_ready:
                 self.controller.leave(self.joining.worker)
                 raise ConfigError(f"model {name} cannot be served: {told['reason']}")
+            self._was_ready = self._was_ready or told["state"] == "ready"
             if told["state"] in ("gone", "leaving") and "wanted" not in told:
                 log.warning("the controller does not expect this worker any more; it joins again")
                 return
-            self._tell(f"model {name} is {told['state']}", told)
+            # One that was ready before is tried again by Serve: memory of a dead replica may not be free yet.
+            reason = f" ({told['reason']})" if told["state"] == "failed" else ""
+            self._tell(f"model {name} is {told['state']}{reason}", told)
 
     def _tell(self, what: str, told: dict[str, Any]) -> None:
         if "wanted" in told:
@@ -169,10 +174,12 @@ class Worker:
         if not self.controller.leave(self.joining.worker):
             return
         log.info("running answers are finished, nothing new is begun")
-        while time.monotonic() < until:
+        unheard = 0
+        while time.monotonic() < until and unheard < UNREACHED:
             told = self.controller.state(self.joining.worker)
-            if told is None or told["state"] == "gone":
+            if told is not None and told["state"] == "gone":
                 return
+            unheard = unheard + 1 if told is None else 0  # one silence is no reason to cut answers off
             time.sleep(0.2)
 
 

@@ -11,20 +11,21 @@ import io
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import httpx
 import torch
 from torch import Tensor, nn
 
-from beholder.core.errors import BeholderError, CapacityError, ConfigError, InputError
+from beholder.core.errors import BeholderError, CapacityError, InputError
 from beholder.core.types import FinishReason, Sampling, TokenScore
 from beholder.generation.features import Embedder, FeatureCache
 from beholder.generation.packed import PackedWeights
 from beholder.generation.prompt import read_prompt
 from beholder.generation.request import Request
 from beholder.generation.sampling import TokenMask
+from beholder.serving.vllm.marks import with_marks
 
 TIMEOUT = httpx.Timeout(15.0, read=900.0)
 ID_MARK = "token_id:"
@@ -34,20 +35,28 @@ class VLLMEngine:
     """Brings requests to the vLLM server at `address`, which knows the language model as `served`."""
 
     def __init__(
-        self, model: Any, *, address: str, served: str, picture_memory: int = 256 * 2**20, **_: Any
+        self,
+        model: Any,
+        *,
+        address: str,
+        served: str,
+        is_alive: Callable[[], bool] = lambda: True,
+        picture_memory: int = 256 * 2**20,
+        **_: Any,
     ) -> None:
-        if hasattr(model, "lay_out_prompt"):
-            raise ConfigError(
-                "this model's visual experts choose weights by token, which vLLM's Llama cannot do; "
-                "serve it without --engine vllm"
-            )
         self.model = model
         self.address, self.served = address.rstrip("/"), served
+        self._is_alive = is_alive
         forget_language_model(model)
         self._embedder = Embedder(model, FeatureCache(picture_memory), PackedWeights(model, 0))
         self._seeing = threading.Lock()
         self._client = httpx.Client(base_url=self.address, timeout=TIMEOUT, trust_env=False)
         self._numbers = iter(range(1, 2**62))
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the server's process is still there; once it is not, no answer will come any more."""
+        return self._is_alive()
 
     def start(self) -> None:
         """Nothing: each request has a thread of its own from the beginning."""
@@ -82,10 +91,13 @@ class VLLMEngine:
 
     @torch.inference_mode()
     def _embed(self, inputs: Mapping[str, Any]) -> Tensor:
-        """(length, width) of a whole prompt, pictures in place."""
+        """(length, width) of a whole prompt, pictures in place; with marks where there are experts."""
         prompt = read_prompt(self.model, inputs, digests=True)
         with self._seeing:
-            return self._embedder.embed(prompt, 0, prompt.length)[0].cpu()
+            embeddings = self._embedder.embed(prompt, 0, prompt.length)[0].cpu()
+        if not hasattr(self.model, "lay_out_prompt"):
+            return embeddings
+        return with_marks(embeddings, prompt, self.model.config.get_text_config().num_attention_heads)
 
 
 class _Answer:

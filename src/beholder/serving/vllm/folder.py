@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from beholder.core.errors import ConfigError
-from beholder.serving.vllm.names import KINDS, TEXT_ARCHITECTURE
+from beholder.serving.vllm.marks import marked_width
+from beholder.serving.vllm.names import EMBEDDING_WIDTH, EXPERTS_ARCHITECTURE, KINDS
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json")
@@ -22,7 +23,7 @@ def write_folder(target: Path, source: Path, text_config: Any, rows: int) -> Pat
             f"(only {', '.join(KINDS)}); serve it without --engine vllm"
         )
     target.mkdir(parents=True)
-    settings = {**text_config.to_dict(), "architectures": [TEXT_ARCHITECTURE], "vocab_size": rows}
+    settings = {**_settings(text_config), "architectures": [KINDS[kind]], "vocab_size": rows}
     (target / "config.json").write_text(json.dumps(settings, indent=1, default=str), encoding="utf-8")
     files = [file for pattern in WEIGHTS for file in sorted(source.glob(pattern))]
     if not any(file.suffix in (".safetensors", ".bin") for file in files):
@@ -30,3 +31,24 @@ def write_folder(target: Path, source: Path, text_config: Any, rows: int) -> Pat
     for file in files + [file for pattern in TOKENIZER for file in sorted(source.glob(pattern))]:
         (target / file.name).symlink_to(file.resolve())
     return target
+
+
+def _settings(text_config: Any) -> dict[str, Any]:
+    """What vLLM reads; a model with experts is to it a Llama with wider rows."""
+    told: dict[str, Any] = text_config.to_dict()
+    if KINDS[text_config.model_type] != EXPERTS_ARCHITECTURE:
+        return told
+    if text_config.rotary_tables != "float32":
+        raise ConfigError(
+            f"rotary_tables is {text_config.rotary_tables!r}; vLLM has exact ones only, and with rounded "
+            "ones more counts than how far apart positions are; serve it without --engine vllm"
+        )
+    heads = text_config.num_attention_heads
+    return told | {
+        "model_type": "llama",
+        EMBEDDING_WIDTH: text_config.hidden_size,
+        "hidden_size": marked_width(text_config.hidden_size, heads),
+        "head_dim": text_config.head_dim,
+        "num_key_value_heads": heads,
+        "rope_parameters": {"rope_type": "default", "rope_theta": text_config.rope_base},
+    }

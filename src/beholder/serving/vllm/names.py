@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 TEXT_ARCHITECTURE = "BeholderText"
-KINDS = ("llama",)  # `model_type`s of language models that `text.py` can be
+EXPERTS_ARCHITECTURE = "BeholderExperts"
+# `model_type`s of language models and what they are in vLLM: `text.py`, `experts.py`.
+KINDS = {"llama": TEXT_ARCHITECTURE, "cogvlm_text": EXPERTS_ARCHITECTURE}
+EMBEDDING_WIDTH = "embedding_width"  # in a configuration whose `hidden_size` counts marks, too
 
 # Beginnings of tensor names, as published and as ours, before those of a language model alone.
 PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.")

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from beholder.serving.vllm.names import TEXT_ARCHITECTURE
+from beholder.serving.vllm.names import EXPERTS_ARCHITECTURE, TEXT_ARCHITECTURE
+
+MODELS = {
+    TEXT_ARCHITECTURE: "beholder.serving.vllm.text:BeholderText",
+    EXPERTS_ARCHITECTURE: "beholder.serving.vllm.experts:BeholderExperts",
+}
 
 
 def register() -> None:
@@ -14,6 +19,6 @@ def register() -> None:
     import beholder as _beholder  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
     registry: Any = cast("Any", vllm).ModelRegistry
-    if TEXT_ARCHITECTURE not in registry.get_supported_archs():
+    for architecture in MODELS.keys() - registry.get_supported_archs():
         # By name, so that vLLM's parent processes do not import torch for it.
-        registry.register_model(TEXT_ARCHITECTURE, "beholder.serving.vllm.text:BeholderText")
+        registry.register_model(architecture, MODELS[architecture])

@@ -22,18 +22,19 @@ def labels(answer: str, count: int) -> list[str]:
     return [text or str(number) for number, text in enumerate(found, 1)]
 
 
-def boxed_pictures(conversation: Conversation, number: int) -> list[Image.Image]:
-    """Copies of the pictures that have boxes in the answer of turn `number`, with those boxes drawn."""
+def boxed_places(conversation: Conversation, number: int) -> list[int]:
+    """Which of the conversation's pictures have boxes in the answer of turn `number`, in order."""
+    known = range(len(conversation.pictures))
+    return sorted({box["picture"] for box in conversation.turns[number].boxes if box["picture"] in known})
+
+
+def boxed_picture(conversation: Conversation, number: int, place: int) -> Image.Image:
+    """A copy of a picture of the conversation with the boxes drawn that turn `number` names on it."""
     turn = conversation.turns[number]
-    pictures = conversation.pictures
-    named = list(zip(turn.boxes, labels(turn.answer or "", len(turn.boxes)), strict=True))
-    drawn: list[Image.Image] = []
-    places: set[int] = {box["picture"] for box, _ in named}
-    for place in sorted(place for place in places if 0 <= place < len(pictures)):
-        here = [(_box(box), label) for box, label in named if box["picture"] == place]
-        shown = decode(pictures[place].held, POLICY)
-        drawn.append(draw_boxes(shown, [box for box, _ in here], [label for _, label in here]))
-    return drawn
+    named = zip(turn.boxes, labels(turn.answer or "", len(turn.boxes)), strict=True)
+    here = [(_box(box), label) for box, label in named if box["picture"] == place]
+    shown = decode(conversation.pictures[place].held, POLICY)
+    return draw_boxes(shown, [box for box, _ in here], [label for _, label in here])
 
 
 def _box(told: Mapping[str, Any]) -> Box:

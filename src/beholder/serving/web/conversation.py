@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, cast
 
 from beholder.core.errors import InputError
@@ -29,6 +31,11 @@ class Picture:
         """From a file's bytes, refused here if the picture cannot be used."""
         width, height = decode(held, POLICY).size
         return cls(held, width, height)
+
+    @cached_property
+    def digest(self) -> str:
+        """A name for these bytes."""
+        return hashlib.sha256(self.held).hexdigest()[:32]
 
     @property
     def kind(self) -> str:

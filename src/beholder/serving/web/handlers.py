@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -16,7 +17,7 @@ from beholder.serving.web import showing
 from beholder.serving.web.asking import Wanted, answers, together
 from beholder.serving.web.client import Client
 from beholder.serving.web.conversation import Conversation, Picture, read_conversation
-from beholder.serving.web.showing import Shelf, note
+from beholder.serving.web.showing import Shelf, note, written
 from beholder.serving.web.texts import say
 
 Updates = tuple[Any, ...]
@@ -37,7 +38,7 @@ class Handlers:
         """Ask what stands in the text box."""
         wanted = Wanted(*values)
         try:
-            asked = held.asked(*self._question(box, wanted))
+            asked = held.asked(*await asyncio.to_thread(self._question, box, wanted))
         except InputError as error:
             yield SAME, SAME, SAME, note(str(error), is_error=True), SAME
             return
@@ -59,6 +60,23 @@ class Handlers:
         """Answer the question of a message anew; what came after it is gone."""
         async for updates in self._stream(held.asked_again(self._turn(held, event)), held, Wanted(*values)):
             yield updates
+
+    async def edited(
+        self, box: Mapping[str, Any], held: Conversation, *values: Any, event: gradio.EditData
+    ) -> AsyncGenerator[Updates]:
+        """Ask a question as it reads now, with its pictures; what came after it is gone.
+
+        A refused one goes into the text box, so a draft must not stand there.
+        """
+        wanted, number = Wanted(*values), self._turn(held, event)
+        question = written(event.value)
+        problem = "box_full_edited" if box.get("text") or box.get("files") else "no_question"
+        if problem == "no_question" and (question.strip() or held.turns[number].pictures):
+            async for updates in self._stream(held.asked_again(number, question), held, wanted):
+                yield updates
+        else:
+            told = note(say(problem, wanted.language), is_error=True)
+            yield await self._drawn(held), held, SAME, told, _idle()
 
     def edit(self, held: Conversation, box: Mapping[str, Any], language: str) -> Updates:
         """The last question with its pictures back into the text box; a draft there is not overwritten."""
@@ -99,18 +117,20 @@ class Handlers:
         """Show the answer as it comes. A refused question goes back into the text box."""
         language = wanted.language
         running = gradio.update(interactive=True)
-        yield self._chat(asked), asked, EMPTY, note(say("asking", language)), running
+        yield await self._drawn(asked), asked, EMPTY, note(say("asking", language)), running
         last = asked
         try:
             async with aclosing(answers(self.client, asked, wanted)) as found:
                 async for last in found:
-                    yield self._chat(last), last, SAME, SAME, SAME
+                    yield await self._drawn(last), last, SAME, SAME, SAME
         except BeholderError as error:
             told = note(say("error", language, cause=error), is_error=True)
-            is_new = len(asked.turns) > len(held.turns)
-            yield self._chat(held), held, self._returned(asked) if is_new else SAME, told, _idle()
+            before = [turn.question for turn in held.turns[len(asked.turns) - 1 : len(asked.turns)]]
+            is_new = before != [asked.turns[-1].question]
+            back = await asyncio.to_thread(self._returned, asked) if is_new else SAME
+            yield await self._drawn(held), held, back, told, _idle()
             return
-        yield self._chat(last), last, SAME, showing.outcome(last.turns[-1], language), _idle()
+        yield await self._drawn(last), last, SAME, showing.outcome(last.turns[-1], language), _idle()
 
     def stopped(self, held: Conversation, box: Mapping[str, Any], language: str) -> Updates:
         """After a stop: what was said stays, and a question without a word of answer goes back."""
@@ -165,14 +185,14 @@ class Handlers:
         common = (system, None, temperature, top_p, top_k, max_tokens, key, language)
         wanted = [Wanted(name, *common) for name in names]
         try:
-            questions = [self._question(box, one) for one in wanted]
+            questions = [await asyncio.to_thread(self._question, box, one) for one in wanted]
         except InputError as error:
             yield *[SAME] * 5, note(str(error), is_error=True), SAME, SAME
             return
         before = [left, right]
         now = [held.asked(*question) for held, question in zip(before, questions, strict=True)]
         notes = [note(say("asking", language))] * 2
-        yield *self._two(now), EMPTY, *notes, gradio.update(interactive=True)
+        yield *await asyncio.to_thread(self._two, now), EMPTY, *notes, gradio.update(interactive=True)
         streams = [answers(self.client, held, one) for held, one in zip(now, wanted, strict=True)]
         async with aclosing(together(streams)) as found:
             async for number, happened in found:
@@ -181,11 +201,11 @@ class Handlers:
                     notes[number] = note(say("error", language, cause=happened), is_error=True)
                 else:
                     now[number] = happened
-                yield *self._two(now), SAME, *notes, SAME
+                yield *await asyncio.to_thread(self._two, now), SAME, *notes, SAME
         for number, held in enumerate(now):
             if len(held.turns) > len(before[number].turns):
                 notes[number] = showing.outcome(held.turns[-1], language)
-        yield *self._two(now), SAME, *notes, _idle()
+        yield *await asyncio.to_thread(self._two, now), SAME, *notes, _idle()
 
     def compare_stopped(self, left: Conversation, right: Conversation, language: str) -> Updates:
         """After a stop: what both said stays."""
@@ -201,6 +221,10 @@ class Handlers:
 
     def _two(self, now: Sequence[Conversation]) -> Updates:
         return *map(self._chat, now), *now
+
+    async def _drawn(self, conversation: Conversation) -> list[dict[str, Any]]:
+        """The same as `_chat`, beside the event loop: pictures take time, and the API's requests share it."""
+        return await asyncio.to_thread(self._chat, conversation)
 
     async def models(
         self, key: str, chosen: str | None, left: str | None, right: str | None, language: str

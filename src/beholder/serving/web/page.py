@@ -138,17 +138,18 @@ class Page:
         )  # fmt: skip
         return self.words.on(box, label="box", placeholder="placeholder")
 
-    def _chatbot(self, name: str, label: str) -> Any:
+    def _chatbot(self, name: str, label: str, **more: Any) -> Any:
         made = gradio.Chatbot(
             height="56vh", elem_id=name, buttons=[], render_markdown=False,
-            feedback_options=None, layout="bubble",
+            feedback_options=None, layout="bubble", **more,
         )  # fmt: skip
         return self.words.on(made, label=label)
 
     def _chat(self) -> None:
         on = self.words.on
         self.held = gradio.State(Conversation())
-        self.chatbot = self._chatbot("chat", "chat")
+        # Grouped with its pictures, a question could not be edited: Gradio takes the pictures for texts too.
+        self.chatbot = self._chatbot("chat", "chat", editable="user", group_consecutive_messages=False)
         self.note = gradio.HTML(elem_id="note")
         self.box = self._box("box")
         with gradio.Row():
@@ -260,6 +261,7 @@ class Page:
             self.box.submit(do.submit, [self.box, *held], shown, **private),
             self.again.click(do.again, held, shown, **private),
             self.chatbot.retry(do.retry, held, shown, **private),
+            self.chatbot.edit(do.edited, [self.box, *held], shown, **private),
         ]
         self.stop.click(do.stopped, [self.held, self.box, self.language], shown, cancels=running, **private)
         self.edit.click(do.edit, [self.held, self.box, self.language], shown, cancels=running, **private)

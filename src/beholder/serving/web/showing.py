@@ -9,14 +9,15 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from beholder.serving.web.boxes import boxed_pictures
+from beholder.serving.web.boxes import boxed_picture, boxed_places
 from beholder.serving.web.conversation import Conversation, Turn
 from beholder.serving.web.texts import say
 
@@ -33,18 +34,22 @@ class Shelf:
 
     def put(self, held: bytes, suffix: str) -> str:
         """The path of a file with these bytes."""
-        path = self.folder / f"{hashlib.sha256(held).hexdigest()[:32]}.{suffix}"
+        return self.keep(hashlib.sha256(held).hexdigest()[:32], suffix, lambda: held)
+
+    def keep(self, name: str, suffix: str, make: Callable[[], bytes]) -> str:
+        """The path of a file of that name, whose bytes are only made if it is not there."""
+        path = self.folder / f"{name}.{suffix}"
         if not path.exists():
-            path.write_bytes(held)
+            made = path.with_suffix(f".{uuid.uuid4().hex}")
+            made.write_bytes(make())
+            made.replace(path)  # nobody is shown half a file
         os.utime(path)
         self._sweep()
         return str(path)
 
     def put_image(self, image: Image.Image) -> str:
         """The path of a picture, without loss."""
-        held = io.BytesIO()
-        image.save(held, "PNG")
-        return self.put(held.getvalue(), "png")
+        return self.put(as_png(image), "png")
 
     def _sweep(self) -> None:
         now = time.time()
@@ -64,20 +69,48 @@ def messages(conversation: Conversation, shelf: Shelf) -> list[tuple[int, dict[s
     shown: list[tuple[int, dict[str, Any]]] = []
     for number, turn in enumerate(conversation.turns):
         for picture in turn.pictures:
-            shown.append((number, _file("user", shelf.put(picture.held, picture.kind))))
+            path = shelf.keep(picture.digest, picture.kind, lambda picture=picture: picture.held)
+            shown.append((number, _file("user", path)))
         if turn.question:
             shown.append((number, {"role": "user", "content": escape(turn.question, quote=False)}))
         if turn.answer is not None:
             shown.append((number, {"role": "assistant", "content": escape(turn.answer, quote=False)}))
         if turn.boxes:
-            for image in boxed_pictures(conversation, number):
-                shown.append((number, _file("assistant", shelf.put_image(image))))
+            for place in boxed_places(conversation, number):
+                path = shelf.keep(
+                    _name_of_boxes(conversation, number, place), "png",
+                    lambda number=number, place=place: as_png(boxed_picture(conversation, number, place)),
+                )  # fmt: skip
+                shown.append((number, _file("assistant", path)))
     return shown
+
+
+def as_png(image: Image.Image) -> bytes:
+    """A picture as a file, without loss."""
+    held = io.BytesIO()
+    image.save(held, "PNG")
+    return held.getvalue()
+
+
+def _name_of_boxes(conversation: Conversation, number: int, place: int) -> str:
+    """A name for a picture with a turn's boxes: it is drawn once, and not with every word that comes."""
+    turn = conversation.turns[number]
+    told = f"{conversation.pictures[place].digest} {place} {turn.answer} {turn.boxes}"
+    return hashlib.sha256(told.encode("utf-8", "replace")).hexdigest()[:32]
 
 
 def chat(conversation: Conversation, shelf: Shelf) -> list[dict[str, Any]]:
     """The same without the numbers."""
     return [message for _, message in messages(conversation, shelf)]
+
+
+def written(shown: Any) -> str:
+    """What was written, from how the chat has it: where a message is edited it stands escaped as above.
+
+    Gradio gives a text, or a list of parts with texts.
+    """
+    text = shown if isinstance(shown, str) else "".join(str(part["text"]) for part in shown)
+    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
 def _file(role: str, path: str) -> dict[str, Any]:

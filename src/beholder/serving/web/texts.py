@@ -39,6 +39,10 @@ TEXTS: dict[str, dict[str, str]] = {
         "en": "Send or empty the text box first; the last question would replace what stands there.",
         "zh": "请先发送或清空输入框，否则上一个问题会覆盖其中的内容。",
     },
+    "box_full_edited": {
+        "en": "Send or empty the text box first; a question that is refused comes back to it.",
+        "zh": "请先发送或清空输入框：未被接受的问题会放回其中。",
+    },
     "clear": {"en": "New conversation", "zh": "新对话"},
     "export": {"en": "Export", "zh": "导出"},
     "import": {"en": "Import", "zh": "导入"},
