@@ -67,6 +67,7 @@ class FakeStream(Iterator[str]):
         self.vlm, self.sampling, self.pictures = vlm, sampling, pictures
         self.what = question.split()[0] if question.split() else ""
         self.said: list[str] = []
+        self.pauses: list[float | None] = []
         self.reason: FinishReason | None = None
         self.cancelled = threading.Event()
         if self.what == "refuse":
@@ -100,6 +101,11 @@ class FakeStream(Iterator[str]):
         self.said.append(words[len(self.said)])
         vlm.steps += 1
         return self.said[-1]
+
+    def gather(self, seconds: float | None) -> str | None:
+        """A piece each time."""
+        self.pauses.append(seconds)
+        return next(self, None)
 
     @property
     def scores(self) -> tuple[TokenScore, ...]:

@@ -141,6 +141,7 @@ def test_ground_json_and_where(model: Path, scene, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["boxes"] == [{"x1": 20.0, "y1": 0.0, "x2": 30.0, "y2": 20.0, "picture": 0}]
     assert told["picture"] == "x.jpg"
+    assert (told["space"], told["width"], told["height"], told["reason"]) == ("pixels", 40, 20, "")
     with Image.open("x.jpg") as drawn:
         assert drawn.size == (40, 20)
 
@@ -148,7 +149,20 @@ def test_ground_json_and_where(model: Path, scene, capsys):
 def test_ground_without_a_box(model: Path, scene, capsys):
     scene("over there")
     assert main(["ground", "red.png", "star", "-m", str(model)]) == 1
-    assert "the model gave no box; it said: over there" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "the model gave no box (the answer holds no box); it said: over there" in captured.err
+    assert not captured.out
+
+
+def test_ground_without_a_box_for_programs(model: Path, scene, capsys):
+    """An empty list and the reason, whatever the model said; the exit code says that nothing was found."""
+    scene("[[900,0,100,5]]")
+    assert main(["ground", "red.png", "star", "-m", str(model), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["boxes"], told["labels"], told["picture"]) == ([], [], None)
+    assert "wrong order" in told["reason"]
+    assert main(["ground", "red.png", "star", "-m", str(model), "--export", "coco"]) == 1
+    assert json.loads(capsys.readouterr().out)["annotations"] == []
 
 
 def test_ground_in_the_files_of_other_programs(model: Path, scene, capsys):

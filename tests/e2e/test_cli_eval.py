@@ -162,7 +162,7 @@ def test_answers_are_scored_without_a_model(tmp_path):
     record = json.loads(done.stdout)["pope"]
     assert record["values"]["f1_mean"] == pytest.approx((0.8148148 + 0.7142857 + 0.6666667) / 3, abs=1e-6)
     assert record["subject"] == "tiny-model"
-    assert record["settings"]["quirks"] == ["no-among-words", "by-order"]
+    assert record["settings"]["quirks"] == ["no-among-words", "by-order", "else-yes"]
     assert (tmp_path / "pope" / "report.html").read_text().count("<article") == 42
 
 

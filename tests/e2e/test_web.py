@@ -200,6 +200,30 @@ def test_the_last_question_is_edited_with_its_pictures_and_the_answer_copied(vis
     assert visitor.page.locator("#chat img").count() == 2  # the question's, and the one with the box
 
 
+def test_any_question_is_edited_in_the_chat(visitor):
+    visitor.choose("fake")
+    visitor.ask("First <b>&amp;", str(SHAPES))
+    visitor.done()
+    visitor.ask("Second")
+    visitor.wait("Second", "#chat")
+    visitor.done()
+    # One for each message of somebody: the last is of the second question, and before it of the first.
+    buttons = visitor.page.locator('#chat button[aria-label="Edit"], #chat button[title="Edit"]')
+    buttons.nth(buttons.count() - 2).click()
+    area = visitor.page.locator("#chat textarea.edit-textarea")
+    assert area.input_value() == "First &lt;b&gt;&amp;amp;"
+    area.fill("Third &lt;i&gt; <u>")
+    visitor.shot("edited")
+    visitor.page.locator('#chat button[title="Submit"], #chat button[aria-label="Submit"]').click()
+    visitor.wait("Third <i> <u>", "#chat")
+    visitor.wait(ANSWER, "#chat")
+    visitor.done()
+    shown = visitor.page.inner_text("#chat")
+    assert "First" not in shown
+    assert "Second" not in shown
+    assert visitor.page.locator("#chat img").count() == 2  # the question's, and the one with the box
+
+
 def test_boxes_are_on_the_picture(visitor, tmp_path):
     file = tmp_path / "white.png"
     Image.new("RGB", (60, 40), "white").save(file)

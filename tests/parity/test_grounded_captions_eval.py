@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests.parity.golden_eval import GOLDEN, read
 
+from beholder.core.types import Box
 from beholder.grounding.dialects import place, read_boxes
 from beholder.grounding.phrases import noun_chunks, read_phrases
 
@@ -67,6 +68,23 @@ def test_a_phrase_said_twice_keeps_both_boxes():
         ("a dog", ((0.3, 0.3, 0.4, 0.4),)),
     ]
     assert [text[begin:end] for begin, end in noun_chunks(text)] == ["A dog", "a dog"]
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [
+        ("A woman with red hair [[100,100,200,200]]", "red hair"),
+        ("A cup [[1,1,2,2]] and saucer [[100,100,200,200]]", "saucer"),
+        ("A plate of the day [[100,100,200,200]]", "the day"),
+    ],
+)
+def test_phrases_without_an_article(text, phrase):
+    assert read_phrases(text)[-1].text == phrase
+
+
+def test_phrases_in_pixels():
+    (phrase,) = read_phrases("A dog [[100,100,200,200;500,0,999,500]]")
+    assert phrase.pixels(1000, 10, 2) == (Box(100, 1, 200, 2, 2), Box(500, 0, 999, 5, 2))
 
 
 def is_plain(case: dict[str, Any]) -> bool:

@@ -22,11 +22,7 @@ PAGES = [
     for page in sorted(DOCS.glob("**/*.md"))
     if page.relative_to(DOCS).as_posix() not in APART and not page.read_text("utf-8").startswith(MADE)
 ]
-RUN = [
-    page
-    for page in (*PAGES, ROOT / "README.zh.md")
-    if any(not block.reason for block in blocks(page.read_text("utf-8")))
-]
+RUN = [page for page in PAGES if any(not block.reason for block in blocks(page.read_text("utf-8")))]
 ANY_FENCE = re.compile(r"^```(?:bash|python|yaml|json|sh|shell|console|py)\b", re.MULTILINE)
 
 # Checkpoints that a reader has: tiny ones in the published layouts, under names as they were published.

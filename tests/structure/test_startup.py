@@ -47,6 +47,38 @@ def test_help_is_light(arguments):
     assert json.loads(done.stderr.splitlines()[-1]) == []
 
 
+RESTING = """
+import gc, json, sys
+import beholder
+before = [one["collections"] for one in gc.get_stats()]
+import beholder.api
+after = [one["collections"] for one in gc.get_stats()]
+print(json.dumps([sum(after) - sum(before), gc.isenabled(), gc.get_freeze_count()]), file=sys.stderr)
+"""
+
+
+def test_the_collector_rests_while_torch_and_transformers_are_imported():
+    collections, is_enabled, frozen = json.loads(run(RESTING).stderr.splitlines()[-1])
+    assert collections <= 1, "modules of torch were searched for cycles again and again"
+    assert is_enabled
+    assert frozen == 0, "another's process keeps its objects collectable"
+
+
+LEAVING = """
+import gc, sys
+from beholder.cli import main
+sys.argv = ["beholder", "--version"]
+assert main() == 0
+import atexit
+atexit._run_exitfuncs()
+assert gc.get_freeze_count() > 0
+"""
+
+
+def test_the_command_leaves_without_looking_for_cycles():
+    run(LEAVING)
+
+
 def test_help_names_the_verbs():
     shown = run(CALL.format(arguments=["--help"])).stdout
     for verb in ("ask", "chat", "inspect", "train", "eval"):

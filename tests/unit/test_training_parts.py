@@ -242,3 +242,18 @@ def test_turns_with_long_answers_go_and_the_marker_stays_in_front(tmp_path: Path
     rows.write_text(json.dumps([{"id": 1, "conversations": turns}]))
     with pytest.raises(InputError, match="no row is left"):
         rows_of(Source(rows=rows, pictures=tmp_path, longest_answer=1))
+
+
+def test_learning_rates_reach_a_model_inside_a_reader() -> None:
+    class Reader(nn.Module):
+        around = "model."
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.heads = network(), nn.Linear(4, 4)
+
+    groups = build_optimizer(Reader(), recipe(learning_rates={"body": 5e-4})).param_groups
+    sizes: dict[float, int] = {}
+    for group in groups:
+        sizes[group["lr"]] = sizes.get(group["lr"], 0) + sum(map(torch.numel, group["params"]))
+    assert sizes == {5e-4: 20, 1e-3: 16 + 20 + 20}  # body; embedding, head and the reader's own heads

@@ -1,4 +1,4 @@
-"""`beholder data`: draw worlds to train on; check a recipe's rows and show how one of them is trained."""
+"""`beholder data`: draw worlds and captchas; split a folder; check a recipe's rows and show one of them."""
 
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -52,6 +52,51 @@ def draw(
     )
 
 
+def captchas(
+    out: Annotated[Path, Argument(help="A new folder; each picture's name begins with what is written.")],
+    pictures: Annotated[int, Option(min=1)] = 10_000,
+    hand: Annotated[
+        str, Option(help="captcha, or plain: little disturbed, one to six letters, to learn reading from.")
+    ] = "captcha",
+    seed: int = 0,
+    fonts: Annotated[
+        Path | None, Option(help="Typefaces beside Pillow's own: a folder of font files.", show_default=False)
+    ] = None,
+    workers: Annotated[int, Option(min=1)] = 1,
+    other: Annotated[
+        bool, Option("--other", help="Drawn by the package `captcha` instead, as it comes; to test on.")
+    ] = False,
+) -> None:
+    """Draw captchas into OUT: the pictures of the example that CogVLM's document trains on."""
+    import sys
+
+    from beholder.core.errors import ConfigError
+    from beholder.training.captcha.dataset import write, write_other
+
+    if other:
+        if fonts is not None or hand != "captcha":
+            raise ConfigError(
+                "--other draws with its own typeface and in its own way; leave fonts and hand out"
+            )
+        write_other(out, pictures, seed=seed)
+    else:
+        for done in write(out, pictures, hand=hand, seed=seed, fonts=fonts, workers=workers):
+            if done % 1000 == 0:
+                print(f"{done} of {pictures} pictures", file=sys.stderr)
+    print(f"{out}: {pictures} pictures")
+
+
+def split(
+    archive: Annotated[Path, Argument(help="A folder of pictures, which are moved.")],
+    out: Annotated[Path, Argument(help="A new folder for train, valid and test.")],
+) -> None:
+    """Move a folder's pictures to train, valid and test, 80 to 5 to 15, as CogVLM's document splits them."""
+    from beholder.training.captcha.dataset import split
+
+    counts = split(archive, out)
+    print(f"{out}: " + ", ".join(f"{count} for {part}" for part, count in counts.items()))
+
+
 def check(
     recipe: Annotated[str, Argument(help="A packaged recipe (family/stage) or a YAML file.")],
     overrides: Annotated[list[str] | None, Argument(help="Settings to change, as key=value.")] = None,
@@ -99,9 +144,9 @@ def show(
 def _processor(recipe: Any) -> Any:
     """The processor of the recipe's model, set as the recipe says."""
     from beholder import families
-    from beholder.core.hub import find_checkpoint
+    from beholder.api import checkpoint_folder
     from beholder.training.feeding import prepared
 
-    folder = find_checkpoint(recipe.model)
+    folder = checkpoint_folder(recipe.model)
     processor_class = cast("Any", families.identify_folder(folder).processor_class())
     return prepared(processor_class.from_pretrained(folder), recipe)

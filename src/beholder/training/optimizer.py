@@ -29,12 +29,18 @@ def learning_rate_of(name: str, recipe: Recipe) -> float:
 def parameter_groups(
     model: nn.Module, recipe: Recipe, choose: Callable[[str, nn.Parameter], bool]
 ) -> list[dict[str, Any]]:
-    """Groups by learning rate and by decay; vectors (norms, biases) are never decayed."""
+    """Groups by learning rate and by decay; vectors (norms, biases) are never decayed.
+
+    A model inside a reader (see `patches.py`) goes by its own names.
+    """
+    around = getattr(model, "around", "")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and choose(name, parameter):
             decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((learning_rate_of(name, recipe), decay), []).append(parameter)
+            groups.setdefault((learning_rate_of(name.removeprefix(around), recipe), decay), []).append(
+                parameter
+            )
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
 

@@ -61,7 +61,9 @@ class PictureLabels(Dataset[dict[str, torch.Tensor]]):
             raise InputError(f"row {row_name(bare)}: patch labels need one picture and an 'objects' list")
         self.what = Names([row for row, _ in self.rows], "what")
         self.colour = Names([row for row, _ in self.rows], "colour")
-        self.views, self.grids = processor.image_processor.views, tuple(grids)
+        pixels = processor.image_processor
+        self.views = pixels.views if hasattr(pixels, "views") else pixels.view
+        self.grids = tuple(grids)
         self.shown: list[tuple[int, int | None]] = []
         start = 0
         for (rows, _), count in zip(sources, parts or [None] * len(sources), strict=True):

@@ -80,8 +80,39 @@ def mean_loss(logits: torch.Tensor, numbers: torch.Tensor, weights: torch.Tensor
     return (losses * weights).sum() / weights.sum().clamp(min=1e-6)
 
 
+class TowerReader(nn.Module):
+    """A vision tower that looks at a picture as a whole, with reading heads over its patches."""
+
+    around = "model."  # what stands before the model's own names here
+
+    def __init__(self, model: Any, whats: int, colours: int) -> None:
+        super().__init__()
+        self.model = model
+        self.patches = ReadingHeads(model.config.vision_config.hidden_size, whats, colours)
+
+    @staticmethod
+    def grids(model: Any) -> tuple[int, ...]:
+        """The side of the only grid: as many patches as a side of the picture has."""
+        tower = model.config.vision_config
+        return (side_of(tower.image_size) // side_of(tower.patch_size),)
+
+    def forward(self, pixel_values: torch.Tensor, **labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The loss of the patches; `labels` holds those of `LABELS` at the grid's side G, as `what_G`."""
+        (grid,) = self.grids(self.model)
+        features = self.model.model.get_image_features(pixel_values).last_hidden_state
+        features = features[:, features.shape[1] - grid * grid :]  # a class token stands before the patches
+        return {"loss": self.patches(features, *(labels[f"{key}_{grid}"] for key in LABELS))}
+
+
+def side_of(size: Any) -> int:
+    """A side in pixels, which some configurations give as height and width."""
+    return int(size if isinstance(size, int) else size[0])
+
+
 class PatchReader(nn.Module):
     """A vision tower with reading heads over its patches, and over the projectors' slots if those train."""
+
+    around = "model."
 
     def __init__(self, model: Any, whats: int, colours: int) -> None:
         super().__init__()
@@ -116,3 +147,8 @@ class PatchReader(nn.Module):
             answers = (labels[f"{key}_{grid}"] for key in LABELS)
             losses.append(heads(features, *answers))
         return {"loss": torch.stack(losses).mean()}
+
+
+def reader_of(model: Any) -> type[PatchReader] | type[TowerReader]:
+    """The reader for a model's kind of tower: of several views that become one map, or of one."""
+    return PatchReader if hasattr(model.model, "patch_maps") else TowerReader

@@ -27,7 +27,7 @@ from beholder.training.losses import answer_loss, is_finite
 from beholder.training.optimizer import build_optimizer
 from beholder.training.outcome import write_outcome
 from beholder.training.patch_labels import PatchCollator, PictureLabels
-from beholder.training.patches import PatchReader
+from beholder.training.patches import reader_of
 from beholder.training.processes import join, rank, wait_for_all, world
 from beholder.training.resuming import begin, is_finished, newest_checkpoint
 from beholder.training.sampler import LengthGroupedSampler, ModalityLengthSampler
@@ -147,8 +147,9 @@ def train(recipe: Recipe, model: Any, processor: Any, *, accept_changes: bool = 
     confirm_manifest(sources, recipe.output / MANIFEST)
     if recipe.objective == "patches":
         parts = [source.parts for source in recipe.data]
-        dataset: Any = PictureLabels(sources, processor, PatchReader.grids(model), parts)
-        subject: nn.Module = PatchReader(model, len(dataset.what), len(dataset.colour))
+        reader = reader_of(model)
+        dataset: Any = PictureLabels(sources, processor, reader.grids(model), parts)
+        subject: nn.Module = reader(model, len(dataset.what), len(dataset.colour))
         collator: Any = PatchCollator()
     else:
         subject, dataset = model, Conversations(sources, processor)

@@ -1,0 +1,104 @@
+"""How much each subject gets: the same pictures, rows and steps for all, and at which points it is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from beholder.core.errors import ConfigError
+from beholder.laboratory.subjects import Sizes, Subject
+from beholder.training.stages import Recipe
+
+TRUNK = ("model", "lm_head")
+MINI = Sizes()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Scenes drawn, steps of each stage, the batch, and how often the last stage is scored on its way."""
+
+    name: str
+    scenes: int
+    rounds: int
+    tests: int
+    tower_steps: int
+    align_steps: int
+    tune_steps: int
+    batch: int
+    marks: int = 4
+    sizes: Sizes = MINI
+    precision: str = "bf16"
+
+    def __post_init__(self) -> None:
+        if self.tune_steps % self.marks:
+            raise ConfigError(f"{self.tune_steps} steps cannot be scored at {self.marks} even points")
+
+    @property
+    def points(self) -> list[int]:
+        """The steps of the last stage after which a subject is scored."""
+        part = self.tune_steps // self.marks
+        return [part * number for number in range(1, self.marks + 1)]
+
+
+BUDGETS = {
+    budget.name: budget
+    for budget in (
+        Budget("full", scenes=16000, rounds=6, tests=500, tower_steps=2000, align_steps=200, tune_steps=4000,
+               batch=32),
+        Budget("small", scenes=2000, rounds=6, tests=100, tower_steps=300, align_steps=40, tune_steps=600,
+               batch=32),
+        Budget("tiny", scenes=6, rounds=2, tests=2, tower_steps=2, align_steps=1, tune_steps=2, batch=2,
+               marks=2, sizes=Sizes(tower=48, tower_layers=1, large_tower=96, large_layers=2, width=32,
+                                    inner=48, layers=1, heads=2, queries=16),
+               precision="fp32"),
+    )
+}  # fmt: skip
+
+
+def tower_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: int) -> Recipe:
+    """The tower's warm-up: whole pictures, and parts of them as the five views show them."""
+    rows = {"rows": data / "pictures.json", "pictures": data}
+    return _recipe(
+        start, out, budget, seed, "tower", [rows, rows | {"parts": 1}], ("model.vision_tower",),
+        steps=budget.tower_steps, objective="patches", learning_rate=2e-3,
+    )  # fmt: skip
+
+
+def align_recipe(
+    subject: Subject, start: Path, out: Path, data: Path, budget: Budget, seed: int, rate: float = 4e-4
+) -> Recipe:
+    """The first published stage: what is between tower and language model learns alone."""
+    rows = [{"rows": data / "rows.json", "pictures": data}]
+    return _recipe(
+        start, out, budget, seed, "align", rows, subject.projector, steps=budget.align_steps,
+        learning_rate=rate,
+    )  # fmt: skip
+
+
+def tune_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: int, **changes: Any) -> Recipe:
+    """The second: everything learns."""
+    rows = [{"rows": data / "rows.json", "pictures": data}]
+    values = {"steps": budget.tune_steps, "learning_rate": 1.2e-3, **changes}
+    return _recipe(start, out, budget, seed, "tune", rows, TRUNK, **values)
+
+
+def _recipe(
+    start: Path, out: Path, budget: Budget, seed: int, stage: str, data: list[dict[str, Any]],
+    trainable: tuple[str, ...], **values: Any,
+) -> Recipe:  # fmt: skip
+    every = budget.points[0] if stage == "tune" else max(1, values["steps"] // 4)
+    return Recipe(
+        name=f"lab/{stage}",
+        model=str(start),
+        output=out,
+        data=data,  # type: ignore[arg-type]  # pydantic reads the dictionaries
+        trainable=trainable,
+        **{
+            "optimizer": "muon", "weight_decay": 0.05, "beta2": 0.98, "warmup_ratio": 0.03,
+            "global_batch": budget.batch, "device_batch": budget.batch, "max_length": 512,
+            "pad_to_multiple": 16, "precision": budget.precision, "attention": "eager", "grouping": "none",
+            "workers": 0, "save_every": every, "keep": budget.marks + 1, "seed": seed,
+            "log_every": min(20, values["steps"]), "report_to": (),
+        } | values,
+    )  # fmt: skip

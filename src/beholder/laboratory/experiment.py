@@ -1,0 +1,201 @@
+"""Trains and scores every subject under every seed; what is done already is left as it is.
+
+OUT/train, OUT/test                 the pictures
+OUT/SUBJECT-SEED/blank              the untrained model
+OUT/SUBJECT-SEED/{tower,align,tune} the stages, as `beholder train` leaves them
+OUT/SUBJECT-SEED/marks/STEP         the model at a point of the last stage, and its score card
+OUT/records                         one record for each point
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from beholder.api import load
+from beholder.core.records import RunRecord, capture, hash_weights
+from beholder.evaluation.run import run_task
+from beholder.evaluation.tasks import find_task
+from beholder.families import identify_folder
+from beholder.laboratory.budget import Budget, align_recipe, tower_recipe, tune_recipe
+from beholder.laboratory.materials import prepare
+from beholder.laboratory.measuring import Cost, Speed, cost_of, speed_of
+from beholder.laboratory.subjects import SUBJECTS, Subject, write_subject
+from beholder.mini.dataset import Plan
+from beholder.training.run import run
+from beholder.training.stages import Recipe
+
+log = logging.getLogger("beholder")
+SEED_OF_SCENES = 7
+WEIGHTS = "model.safetensors"
+TOWER = "model.vision_tower."
+MEASURE = "laboratory v1"
+
+
+def run_laboratory(
+    out: Path, budget: Budget, seeds: Sequence[int], subjects: Sequence[str], fonts: Path | None = None
+) -> list[RunRecord]:
+    """Everything, in an order that has all subjects of one seed before the next seed begins."""
+    train, test = materials(out, budget, fonts)
+    records: list[RunRecord] = []
+    for seed in seeds:
+        for name in subjects:
+            records += run_subject(SUBJECTS[name], out, budget, seed, train, test)
+    return records
+
+
+def materials(out: Path, budget: Budget, fonts: Path | None) -> tuple[Path, Path]:
+    """The folders of the pictures to learn from and of those to be asked about."""
+    train = Plan(scenes=budget.scenes, seed=SEED_OF_SCENES, split="train", rounds=budget.rounds)
+    test = Plan(scenes=budget.tests, seed=SEED_OF_SCENES, split="test")
+    return prepare(out / "train", train, fonts), prepare(out / "test", test, fonts)
+
+
+def run_subject(
+    subject: Subject, out: Path, budget: Budget, seed: int, train: Path, test: Path
+) -> list[RunRecord]:
+    """The stages of one subject under one seed, and a record for each point."""
+    home = out / f"{subject.name}-{seed}"
+    records = [out / "records" / f"{subject.name}-{seed}-{step}.json" for step in budget.points]
+    if all(path.is_file() for path in records):
+        return [RunRecord.read(path) for path in records]
+    write_blank_of(subject, out, budget, seed, train)
+    tower = warm_tower(subject, out, budget, seed, train)
+    align = align_recipe(subject, tower, home / "align", train, budget, seed)
+    finished(align)
+    tune = tune_recipe(align.output / "model", home / "tune", train, budget, seed)
+    finished(tune)
+    costs = {stage: cost_of(recipe) for stage, recipe in (("align", align), ("tune", tune))}
+    found: list[RunRecord] = []
+    for step, path in zip(budget.points, records, strict=True):
+        if not path.is_file():
+            score_point(subject, tune, step, home, test, budget, seed, costs).write(path)
+        found.append(RunRecord.read(path))
+    return found
+
+
+def write_blank_of(subject: Subject, out: Path, budget: Budget, seed: int, train: Path) -> Path:
+    """The untrained model of a subject, written now if it is not there."""
+    blank = out / f"{subject.name}-{seed}" / "blank"
+    if not (blank / WEIGHTS).is_file():
+        write_subject(subject, blank, train / "rows.json", seed, budget.sizes)
+    return blank
+
+
+def finished(recipe: Recipe) -> Path:
+    """The model that a stage leaves, trained now if it is not there."""
+    model = recipe.output / "model"
+    if not (model / "config.json").is_file():
+        log.info("laboratory: %s", recipe.output)
+        run(recipe)
+    return model
+
+
+def warm_tower(subject: Subject, out: Path, budget: Budget, seed: int, train: Path) -> Path:
+    """The subject with a tower that knows what its patches lie on.
+
+    Those that share the tower's geometry and kind share its weights too: the warm-up of the first is used.
+    """
+    home = out / f"{subject.name}-{seed}"
+    if subject.name != "abstractors":
+        return finished(tower_recipe(home / "blank", home / "tower", train, budget, seed))
+    write_blank_of(SUBJECTS["mlp"], out, budget, seed, train)
+    warm = load_file(warm_tower(SUBJECTS["mlp"], out, budget, seed, train) / WEIGHTS)
+    target = home / "tower" / "model"
+    if not (target / WEIGHTS).is_file():
+        shutil.copytree(home / "blank", target, dirs_exist_ok=True)
+        own = load_file(home / "blank" / WEIGHTS)
+        shared = {name: value for name, value in warm.items() if name.startswith(TOWER)}
+        if not shared or shared.keys() - own.keys():
+            raise AssertionError(f"the towers differ: {sorted(shared.keys() ^ own.keys())[:3]}")
+        save_file(own | shared, target / WEIGHTS, metadata={"format": "pt"})
+    return target
+
+
+def point_folder(tune: Recipe, step: int, home: Path) -> Path:
+    """A folder that opens as a model: the weights after that step of the last stage."""
+    folder = home / "marks" / str(step)
+    if (folder / WEIGHTS).is_file():
+        return folder
+    last = tune.output / "model"
+    source = last if step == tune.steps else tune.output / f"checkpoint-{step}"
+    folder.mkdir(parents=True, exist_ok=True)
+    identify_folder(last).processor_class().from_pretrained(last).save_pretrained(folder)
+    shutil.copy(source / "config.json", folder)
+    shutil.copy(source / WEIGHTS, folder)
+    return folder
+
+
+def score_point(
+    subject: Subject, tune: Recipe, step: int, home: Path, test: Path, budget: Budget, seed: int,
+    costs: dict[str, Cost],
+) -> RunRecord:  # fmt: skip
+    """The record of one point: the score on the unseen scenes beside what it took."""
+    folder = point_folder(tune, step, home)
+    weights, task = hash_weights(folder), find_task("worlds")
+    vlm = load(str(folder), device="cpu", dtype="float32")
+    card = run_task(vlm, weights, task, test, folder / "worlds", asked_as="plain")
+    vlm.close()
+    assert card is not None
+    speed: Speed = speed_of(folder, test)
+    samples = {"align": budget.align_steps * budget.batch, "tune": step * budget.batch}
+    spent = sum(costs[stage].flops * count for stage, count in samples.items())
+    return capture(
+        subject=subject.name,
+        weights=weights,
+        measure=MEASURE,
+        values={
+            **{name: card.values[name] for name in ("overall", *kinds(card))},
+            "training_petaflops": spent / 1e15,
+            "parameters": float(costs["tune"].parameters),
+            "tokens_per_picture": float(speed.slots),
+            "first_token_ms": speed.first_token_ms,
+            "samples_seen": float(sum(samples.values())),
+        },
+        samples=card.samples,
+        settings={
+            "budget": budget.name, "seed": seed, "step": step, "title": subject.title, "idea": subject.idea,
+            "tower_steps": budget.tower_steps, "align_steps": budget.align_steps,
+            "tune_steps": budget.tune_steps, "batch": budget.batch, "scenes": budget.scenes,
+            "test_scenes": budget.tests, "threads": torch.get_num_threads(),
+        },
+        seconds=card.seconds,
+    )  # fmt: skip
+
+
+def kinds(card: RunRecord) -> list[str]:
+    """The figures of a score card that are kinds of questions, in both languages."""
+    return [name for name in card.values if "." not in name and name != "overall"]
+
+
+def read_records(folder: Path) -> list[RunRecord]:
+    """The laboratory's records in a folder, in the order of their names."""
+    found: list[RunRecord] = []
+    for path in sorted(folder.glob("*.json")):
+        if json.loads(path.read_text("utf-8")).get("measure") == MEASURE:
+            found.append(RunRecord.read(path))
+    return found
+
+
+def score_run(model: Path, test: Path, out: Path, budget: Budget, told: dict[str, object]) -> RunRecord:
+    """The record of a trained model beside the four: its score, and what `told` says of the run."""
+    weights = hash_weights(model)
+    vlm = load(str(model), device="cpu", dtype="float32")
+    card = run_task(vlm, weights, find_task("worlds"), test, out, asked_as="plain")
+    vlm.close()
+    assert card is not None
+    return capture(
+        subject="laboratory",
+        weights=weights,
+        measure="stages v1",
+        values={name: card.values[name] for name in ("overall", *kinds(card))},
+        samples=card.samples,
+        settings={"budget": budget.name, "test_scenes": budget.tests, **told},
+        seconds=card.seconds,
+    )

@@ -1,0 +1,89 @@
+"""What all subjects learn from and are asked about: drawn scenes, made square, one question to a row.
+
+Square, because the systems bring pictures into a square in different ways (padded, stretched), which is not
+what is compared; one question to a row, because CogVLM trains the last answer of a conversation alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from beholder.core.errors import ConfigError
+from beholder.mini.dataset import Plan, write, write_json
+from beholder.mini.fonts import FontBook
+from beholder.training.data import MARKER
+
+SQUARE = 192  # pixels: twice what a tower sees of one view
+SCENES, ROWS, PICTURES, QUESTIONS = "scenes", "rows.json", "pictures.json", "questions.json"
+
+
+def prepare(folder: Path, plan: Plan, fonts: Path | None = None) -> Path:
+    """Draw the plan's scenes and make them square, unless they are there; returns the squares' folder."""
+    done = folder / "square"
+    if (done / "settings.json").is_file():
+        if json.loads((done / "settings.json").read_text("utf-8")) != settings_of(plan, fonts):
+            raise ConfigError(f"{done} holds scenes of other settings; give another folder or delete it")
+        return done
+    write(folder / SCENES, plan, FontBook.scan(fonts))
+    rows: list[dict[str, Any]] = json.loads((folder / SCENES / "conversations.json").read_text("utf-8"))
+    sizes = {row["image"]: squared(folder / SCENES / row["image"], done / row["image"]) for row in rows}
+    write_json(done / PICTURES, rows)
+    write_json(done / ROWS, [single for row in rows for single in single_turns(row)])
+    if plan.split != "train":
+        asked = json.loads((folder / SCENES / QUESTIONS).read_text("utf-8"))
+        write_json(done / QUESTIONS, [on_square(row, sizes[row["image"]]) for row in asked])
+    write_json(done / "settings.json", settings_of(plan, fonts))
+    return done
+
+
+def settings_of(plan: Plan, fonts: Path | None) -> dict[str, Any]:
+    """What the pictures depend on."""
+    return {**vars(plan), "square": SQUARE, "typefaces": "built-in" if fonts is None else fonts.name}
+
+
+def squared(source: Path, target: Path) -> tuple[int, int]:
+    """Write the picture stretched to a square; returns its size before."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(source) as picture:
+        size = picture.size
+        square = picture.convert("RGB").resize((SQUARE, SQUARE), Image.Resampling.BICUBIC)
+    partial = target.with_name(f"{target.name}.partial")
+    options: dict[str, Any] = {"format": "PNG", "compress_level": 3}
+    if target.suffix == ".jpg":
+        options = {"format": "JPEG", "quality": 92}
+    square.save(partial, **options)
+    os.replace(partial, target)
+    return size
+
+
+def single_turns(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each question of a conversation as a row of its own, with the picture before it."""
+    turns: Sequence[dict[str, str]] = row["conversations"]
+    singles: list[dict[str, Any]] = []
+    for number, (question, answer) in enumerate(zip(turns[::2], turns[1::2], strict=True)):
+        asked = question["value"].replace(f"{MARKER}\n", "")
+        singles.append(
+            {
+                "id": f"{row['id']}/{number}",
+                "image": row["image"],
+                "conversations": [question | {"value": f"{MARKER}\n{asked}"}, answer],
+            }
+        )
+    return singles
+
+
+def on_square(row: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """A question of the benchmark about the stretched picture: true boxes are in its pixels."""
+    width, height = size
+    truth = dict(row["truth"])
+    if "box" in truth:
+        x1, y1, x2, y2 = truth["box"]
+        across, down = SQUARE / width, SQUARE / height
+        truth["box"] = [x1 * across, y1 * down, x2 * across, y2 * down]
+    return row | {"width": SQUARE, "height": SQUARE, "truth": truth}
