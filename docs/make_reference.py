@@ -249,6 +249,7 @@ def sizes_page() -> str:
     from beholder.families import family
     from beholder.families.geometries import GEOMETRIES, geometry, published_config
 
+    told: list[str] = []
     lines = [
         "# Sizes", "",
         "Counted from the names and shapes of each release's tensors, which `tests/parity` holds against the",
@@ -270,6 +271,13 @@ def sizes_page() -> str:
             f"| `{name}` | {count / 1e9:.2f} G | {count * 4 / 1e9:.1f} GB | {count * 2 / 1e9:.1f} GB "
             f"| {slots} | {context} |"
         )
+        parts = of.describe(config)
+        shown = " | ".join(
+            _cell(str(parts.get(part, ""))) for part in ("vision_tower", "projector", "language_model")
+        )
+        told.append(f"| `{name}` | {shown} |")
+    lines += ["", "## Geometry", "", "As `beholder inspect` tells it: layers x width.", ""]
+    lines += ["| size | tower | projector | language model |", "|---|---|---|---|", *told]
     lines += [
         "", "A checkpoint of any of these sizes, of random numbers, is made by `beholder models random NAME",
         "DIR`; so",

@@ -7,12 +7,11 @@ import yaml
 
 import beholder
 from beholder.cli import main
-from beholder.training import adapters
 
 folder, steps = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 50
 recipe = {
     "name": "twenty",
-    "model": str(folder / "base"),
+    "model": "beholder-mini",  # or a folder, or a hub id
     "output": str(folder / "run"),
     "data": [{"rows": str(folder / "drawn" / "conversations.json"), "pictures": str(folder / "drawn")}],
     "lora": {"rank": 8, "alpha": 16, "targets": {"model.language_model": ["all"]}},
@@ -28,11 +27,9 @@ folder.mkdir(parents=True, exist_ok=True)
 (folder / "twenty.yaml").write_text(yaml.safe_dump(recipe))
 for command in (
     ["data", "draw", str(folder / "drawn"), "--scenes", "20", "--seed", "5"],
-    ["convert", "beholder-mini", str(folder / "base"), "--to", "ours"],
     ["train", str(folder / "twenty.yaml")],
 ):
     if code := main(command):
         sys.exit(code)
-vlm = beholder.load(folder / "base", dtype="float32")
-adapters.load(vlm.model, folder / "run" / "adapter")
+vlm = beholder.load(folder / "run" / "adapter")
 print(vlm.ask("examples/shapes.png", "What shape is red?"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from beholder.core.imports import install as _rest_while_importing
 from beholder.families.registration import install as _install
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ __all__ = [
     "load",
 ]
 
+_rest_while_importing()
 _install()
 
 

@@ -62,6 +62,19 @@ class AnswerStream(Iterator[str]):
                 return piece
         raise StopIteration(self._answer)
 
+    def gather(self, seconds: float | None) -> str | None:
+        """More of the answer: its first piece at once, then the text of each `seconds` together, None: of all
+        that is left. Less where it ends sooner, and None after its end. For answers of `VLM.submit`."""
+        if self._pieces:
+            self._tokens.pause(seconds)
+        piece = next(self, None)
+        if piece is None:
+            return None
+        # An error is raised by the next call, after what came before it.
+        while self._answer is None and self._tokens.error is None and self._tokens.has_news:
+            piece += self._advance()
+        return piece
+
     def _advance(self) -> str:
         """Take one token; what it adds to the text may be nothing yet."""
         token = next(self._tokens, None)

@@ -35,8 +35,11 @@ VERBS = {
     "worker": Verb("worker", "worker", "Serve a model from this machine through a controller."),
     "web": Verb("web", "web", "Show the web page over any OpenAI-compatible server."),
     "train": Verb("train", "train", "Train a model by a recipe; resumes exactly."),
+    "lab": Verb("lab", "lab", "Train four architectures alike and compare them on unseen scenes."),
     "eval": Verb("eval", "evaluate", "Score a model and write a record of the run."),
     "data draw": Verb("data", "draw", "Draw pictures with questions and answers to train and test on."),
+    "data captchas": Verb("data", "captchas", "Draw captchas, named by what is written on them."),
+    "data split": Verb("data", "split", "Move pictures to train, valid and test, 80 to 5 to 15."),
     "data check": Verb("data", "check", "Check a recipe's rows and pictures, and write a manifest."),
     "data show": Verb("data", "show", "Show how one row of a recipe is trained."),
     "inspect": Verb("inspect", "inspect", "Tell what a checkpoint is and whether it is whole."),
@@ -64,6 +67,8 @@ DEBUG_VARIABLE = "BEHOLDER_DEBUG"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        _be_quick()
     debug = _take_debug(given)
     try:
         code = _run(given)
@@ -79,7 +84,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell(error)
 
 
+def _be_quick() -> None:
+    """In a process of our own: never look for cycles among the million objects of torch and transformers.
+
+    At its end Python would go through all of them twice, for most of a second; memory goes back anyway.
+    """
+    import atexit
+    import gc
+
+    from beholder.core.imports import install
+
+    install(forgets=True)
+    atexit.register(gc.freeze)
+
+
 def _run(given: list[str]) -> int:
+    if len(given) > 1 and given[0] == "help":
+        return _help(given[1:])
     if not given or given[0] in ("-h", "--help", "help"):
         print(help_text())
         return DONE
@@ -93,6 +114,21 @@ def _run(given: list[str]) -> int:
         print(help_text(given[0]))
         return DONE
     return _call(name, given[len(name.split()) :])
+
+
+def _help(asked: list[str]) -> int:
+    """`help CODE` prints what is known of an error, `help VERB` the same as `VERB --help`."""
+    from beholder.core.troubles import PAGE, TROUBLES, section
+
+    codes = [trouble.code for trouble in TROUBLES]
+    if asked[0] in codes:
+        print(section(asked[0]) or f"{PAGE}#{asked[0]}")
+        return DONE
+    if any(name.split()[0] == asked[0] for name in VERBS):
+        return _run([*asked, "--help"])
+    nearest = get_close_matches(asked[0], [*VERBS, *codes], n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else "`beholder help` lists the verbs"
+    raise ConfigError(f"{asked[0]!r} is neither a verb nor the code of an error; {hint}")
 
 
 def _verb_name(given: Sequence[str]) -> str | None:
@@ -149,7 +185,8 @@ def help_text(group: str = "") -> str:
             *lines,
             "",
             "`beholder VERB --help` tells a verb's arguments; `--version` prints the version;",
-            f"`--debug` (or {DEBUG_VARIABLE}=1) shows where an error comes from.",
+            f"`--debug` (or {DEBUG_VARIABLE}=1) shows where an error comes from; `beholder help CODE`,",
+            "with the code that an error prints, what to do about it.",
         ]
     )
 
@@ -170,7 +207,7 @@ def _tell(error: Exception) -> int:
 
         print(f"error: {error}", file=sys.stderr)
         if trouble := trouble_of(str(error)):
-            print(f"help: {trouble.place}", file=sys.stderr)
+            print(f"help: {trouble.told}", file=sys.stderr)
         return WRONG_USAGE if isinstance(error, ConfigError) else FAILED
     kind = type(error).__name__
     print(f"error: unexpected {kind}: {error} (run again with --debug to see where)", file=sys.stderr)

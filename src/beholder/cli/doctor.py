@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,12 +24,17 @@ def doctor(
     """Tell what is wrong with a checkpoint and what to do: exit code 3 unless `load` would open it whole."""
     from beholder.api import checkpoint_folder
     from beholder.checkpoints.doctor import diagnose
+    from beholder.core.troubles import trouble_of
     from beholder.families import identify_folder
 
     folder = checkpoint_folder(path, download=False)
     found = diagnose(folder, identify_folder, base=base, deep=deep, find=checkpoint_folder)
     if as_json:
-        print(json.dumps({**asdict(found), "is_healthy": found.is_healthy}, ensure_ascii=False))
+        told: dict[str, Any] = {**asdict(found), "is_healthy": found.is_healthy}
+        for finding in told["findings"]:
+            trouble = trouble_of(finding["problem"])
+            finding["code"] = trouble.code if trouble else None
+        print(json.dumps(told, ensure_ascii=False))
     else:
         kind = (
             f"{found.title}, {found.layout} layout, {found.tensors} tensors"
@@ -39,6 +44,8 @@ def doctor(
         print(f"{found.path}: {found.title if found.title and not found.layout else kind}")
         for finding in found.findings:
             print(f"problem: {finding.problem}\n     do: {finding.remedy}")
+            if trouble := trouble_of(finding.problem):
+                print(f"    see: {trouble.told}")
         for note in found.notes:
             print(f"note: {note}")
         if found.is_healthy:

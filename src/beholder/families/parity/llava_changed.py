@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -30,7 +31,7 @@ def compare(folder: Path, name: str) -> Iterator[Found]:
         with TemporaryDirectory() as place, torch.no_grad():
             for beside in (BASE, TOWER, f"{kind}/{checkpoint}"):
                 shutil.copytree(folder / beside, Path(place) / Path(beside).name)
-            model = LlavaForConditionalGeneration.from_pretrained(
+            model: Any = LlavaForConditionalGeneration.from_pretrained(
                 Path(place) / checkpoint, attn_implementation="eager"
             )
             text = io["input_ids"][:, :SHOWN].clamp(min=0)
@@ -39,7 +40,7 @@ def compare(folder: Path, name: str) -> Iterator[Found]:
             yield Found(
                 f"{told}: logits", checkpoint, difference(logits, wanted.reshape(logits.shape)), NUMBERS
             )
-            features = model.get_image_features(io["pixel_values"]).pooler_output[0].shape[0]
+            features = len(next(iter(model.get_image_features(io["pixel_values"]).pooler_output)))
             ids = expand(io["input_ids"][0], features, rows)
             answer = model.generate(
                 ids, pixel_values=io["pixel_values"], attention_mask=torch.ones_like(ids), **GREEDY

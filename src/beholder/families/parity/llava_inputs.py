@@ -18,14 +18,14 @@ from beholder.families.llava.prompts import Sample, SampleMaker
 from beholder.families.llava.templates import END, START, template_named
 from beholder.families.llava.views import LlavaImageProcessor
 from beholder.families.parity import EXACT, Found, difference, unequal
-from beholder.processing.pieces import PieceEncoder
+from beholder.processing.pieces import Marking, PieceEncoder
 from beholder.processing.templates import Segment, rendered_text
 
 # The start of the names of the recorded image processors of each kind.
 PROCESSORS = {"llava": ("tiny_clip", "clip_"), "internvl": ("intern_",)}
 STRIDE = 7  # of big pictures every seventh pixel was recorded, and the digest of all
 # How the tokenizers of two generations of transformers put a marker into the text.
-RECORDS = {
+RECORDS: dict[str, tuple[str, Marking]] = {
     "current": ("records.json", "current"),
     "release": ("records_transformers_4.31.0_v1.json", "stripped"),
 }
@@ -104,11 +104,12 @@ def _rows(folder: Path) -> Iterator[Found]:
             yield Found("labels of training rows", told, unequal(sample.labels, record["labels"]), EXACT)
 
 
-def _sample(folder: Path, record: dict[str, Any], marking: str) -> Sample:
+def _sample(folder: Path, record: dict[str, Any], marking: Marking) -> Sample:
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     has_marks = record["mm_use_im_start_end"]
     if has_marks:
         tokenizer.add_tokens([START, END], special_tokens=True)
-    template = template_named(VERSIONS.get(record["template"], record["template"]))
+    name: str = record["template"]
+    template = template_named(VERSIONS.get(name, name))
     maker = SampleMaker(PieceEncoder(tokenizer, marking), template, record["model_max_length"], has_marks)
     return maker.make(record["conversation"], has_image=record["has_image"])
