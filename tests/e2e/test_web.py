@@ -209,7 +209,9 @@ def test_any_question_is_edited_in_the_chat(visitor):
     visitor.done()
     # One for each message of somebody: the last is of the second question, and before it of the first.
     buttons = visitor.page.locator('#chat button[aria-label="Edit"], #chat button[title="Edit"]')
-    buttons.nth(buttons.count() - 2).click()
+    second = buttons.count() - 1
+    buttons.nth(second).wait_for()
+    buttons.nth(second - 1).click()
     area = visitor.page.locator("#chat textarea.edit-textarea")
     assert area.input_value() == "First &lt;b&gt;&amp;amp;"
     area.fill("Third &lt;i&gt; <u>")

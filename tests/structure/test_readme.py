@@ -11,13 +11,16 @@ import os
 import re
 import runpy
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.structure.pages import Block, blocks
+from tests.structure.pages import blocks
 from tests.structure.repository import ROOT, relative
 
 PAGES = ("README.md", "README.zh.md")
@@ -30,42 +33,43 @@ PAGE = [
 PORT = "8000"
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """An empty folder with the examples in it: what the README's reader has, and no checkout to lean on."""
-    found = {name: tmp_path_factory.mktemp("reader") for name in PAGES}
-    for folder in found.values():
-        shutil.copytree(ROOT / "examples", folder / "examples")
-    return found
-
-
 def free_port() -> str:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return str(free.getsockname()[1])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "block"), PAGE, ids=[f"{name} {block.code.splitlines()[0][:60]}" for name, block in PAGE]
-)
-def test_block_runs(name: str, block: Block, folders: dict[str, Path]):
-    if block.reason:
-        pytest.skip(block.reason)
-    folder, code = folders[name], block.code.replace(PORT, free_port())
+def run(command: list[str], folder: Path) -> tuple[int, str, str]:
+    """Status, output and errors; what the block left running ends with it."""
     programs = Path(sys.executable).parent
-    command = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
-    done = subprocess.run(
-        [*command, code],
-        cwd=folder,
-        env=os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    if block.output is not None:
-        assert done.stdout.strip() == block.output.strip()
+    env = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=said, stderr=errors,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            status = process.wait(timeout=600)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        for file in (said, errors):
+            file.seek(0)
+        return status, said.read(), errors.read()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_from_start_to_end(name: str, tmp_path: Path):
+    """In an empty folder with the examples in it: what the reader has, and no checkout to lean on."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    for block in (block for page, block in PAGE if page == name and not block.reason):
+        code = block.code.replace(PORT, free_port())
+        is_bash = block.language == "bash"
+        command = ["bash", "-euo", "pipefail", "-c"] if is_bash else [sys.executable, "-c"]
+        status, said, errors = run([*command, code], tmp_path)
+        assert status == 0, f"{code}\n{said}\n{errors}"
+        if block.output is not None:
+            assert said.strip() == block.output.strip(), code
 
 
 def test_the_page_has_both_kinds():

@@ -170,7 +170,7 @@ def edited(held: Conversation, index: int, value: str, box: Any = None, *parts: 
     client, shelf = scripted(*parts or (Part("yes"), Part(reason="stop"))), Shelf()
     event = gradio.EditData(None, {"index": index, "previous_value": "", "value": value})
     given = (box or {"text": "", "files": []}, held, *vars(WANTED).values())
-    updates = asyncio.run(gathered(Handlers(client, shelf).edited(*given, event=event)))
+    updates = asyncio.run(gathered(Handlers(client, shelf).edited(event, *given)))
     return updates[-1], client
 
 

@@ -18,9 +18,11 @@ class Splitter(WeightConverter):
 
     def convert(self, layer_name: str, model: Any = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The parts by their full names; what a quantiser has put into the model itself is not among them."""
-        quantizer, self.quantization_operation = self.quantization_operation, None
+        quantizer: Any = self.quantization_operation
+        convert: Any = super().convert  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        self.quantization_operation = None
         try:
-            parts: dict[str, Any] = super().convert(layer_name, model, *args, **kwargs)
+            parts: dict[str, Any] = convert(layer_name, model, *args, **kwargs)
         finally:
             self.quantization_operation = quantizer
         if quantizer is None:

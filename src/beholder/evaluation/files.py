@@ -86,7 +86,7 @@ def _said(line: Any, path: Path) -> Said:
     # Our own lines and VQA results have "answer", the originals' have "text" and may lack the other.
     text = next((told[key] for key in TEXT_KEYS if told.get(key) is not None), None)
     if name is None or text is None:
-        keys = ", ".join(sorted(told)) if told else type(line).__name__
+        keys = ", ".join(sorted(told)) if told else type(cast("object", line)).__name__
         raise InputError(
             f"{path} holds something that is no answer (it has {keys}); a line needs one of "
             f"{', '.join(ID_KEYS)} and one of {', '.join(TEXT_KEYS)}, and neither may be null"

@@ -57,7 +57,7 @@ class BeholderModel(lmms):  # pyright: ignore[reportUntypedBaseClass]
         try:
             for request in requests:
                 text, settings, doc_to_visual, place, task, split = request.args
-                shown = doc_to_visual(self._rows[task][split][place]) or []
+                shown: list[Any] = doc_to_visual(self._rows[task][split][place]) or []
                 streams.append(model.stream([message_of(text, shown)], **sampling_of(settings)))
             return [stream.read().text for stream in streams]
         finally:

@@ -55,14 +55,17 @@ class Handlers:
             yield updates
 
     async def retry(
-        self, held: Conversation, *values: Any, event: gradio.RetryData
+        self, event: gradio.RetryData, held: Conversation, *values: Any
     ) -> AsyncGenerator[Updates]:
-        """Answer the question of a message anew; what came after it is gone."""
+        """Answer the question of a message anew; what came after it is gone.
+
+        `event` comes first: Gradio gives it to parameters before `*values` alone.
+        """
         async for updates in self._stream(held.asked_again(self._turn(held, event)), held, Wanted(*values)):
             yield updates
 
     async def edited(
-        self, box: Mapping[str, Any], held: Conversation, *values: Any, event: gradio.EditData
+        self, event: gradio.EditData, box: Mapping[str, Any], held: Conversation, *values: Any
     ) -> AsyncGenerator[Updates]:
         """Ask a question as it reads now, with its pictures; what came after it is gone.
 
