@@ -2,7 +2,7 @@
 
     python docs/families_table.py [--check]
 
-Records are `families-*.json` (docs/families_record.py), `parity.json` (`beholder parity --json`), and
+Records are `families-*.json` (docs/families_record.py), `docs/parity.json` (`beholder parity --json`), and
 `vllm-tokens-*.json` (benchmarks/vllm_tokens.py). Of each the newest counts; what has none is told as such.
 `--check` writes nothing and fails where a page does not show its records; a test does the same.
 """
@@ -18,6 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+CERTIFICATE = Path(__file__).resolve().parent / "parity.json"
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
 COLUMNS = {
     "360vl": "360VL", "llava": "LLaVA-1.5", "internvl": "InternVL-Chat", "cogvlm": "CogVLM",
@@ -52,7 +53,7 @@ def newest(pattern: str) -> dict[str, Any] | None:
 def table(words: dict[str, str]) -> str:
     """The rows by what can be done, the columns by family."""
     tried = (newest("families-*.json") or {"values": {}})["values"]
-    certificate = newest("parity.json") or {"stages": []}
+    certificate = json.loads(CERTIFICATE.read_text(encoding="utf-8"))
     titles = [
         f"{title} ({words['head']})" if name == "beholder-mini" else title for name, title in COLUMNS.items()
     ]

@@ -1,4 +1,4 @@
-"""Makes parity.md from the certificate that `beholder parity --json benchmarks/results/parity.json` wrote.
+"""Makes parity.md from the certificate that `beholder parity --json docs/parity.json` wrote.
 
 Run as `python docs/parity_record.py [CERTIFICATE]`; prints nothing and writes the page beside itself.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-RECORD = HERE.parent / "benchmarks" / "results" / "parity.json"
+RECORD = HERE / "parity.json"
 PAGE = HERE / "parity.md"
 TITLES = {
     "360vl": "360VL",
