@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from beholder.families import Family, family
+from beholder.families.geometries import TRIAL
 from beholder.families.qh360vl.compatibility import expand
 from beholder.families.random_weights import write_random
 
@@ -21,22 +22,8 @@ GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
 FAMILIES = ("360vl", "llava", "internvl", "cogvlm")
 PICTURE = -200  # the placeholder of LLaVA's recorded prompts
 
-# Widths and heads that every engine takes; the towers keep their pictures' sizes.
-SMALL = {
-    "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4,
-    "vision_config.hidden_size": 64, "vision_config.intermediate_size": 128,
-}  # fmt: skip
-RANDOM: dict[str, tuple[str, dict[str, Any]]] = {
-    "360vl": (
-        "360vl-8b",
-        {
-            "num_key_value_heads": 2, "vision_config.num_attention_heads": 4,
-            "visual_projector_config.hidden_size": 64, "visual_projector_config.depth": 1,
-        },
-    ),
-    "llava": ("llava-1.5-7b", {"num_key_value_heads": 4, "vision_config.num_attention_heads": 4}),
-    "internvl": ("internvl-chat-7b", {"num_key_value_heads": 4, "vision_config.num_attention_heads": 4}),
-    "cogvlm": ("cogvlm-chat", {"vision_config.num_heads": 4, "vision_config.image_size": 224}),
+RANDOM = {
+    "360vl": "360vl-8b", "llava": "llava-1.5-7b", "internvl": "internvl-chat-7b", "cogvlm": "cogvlm-chat",
 }  # fmt: skip
 
 
@@ -102,6 +89,5 @@ def _cases_cogvlm(_name: str, _model: Any) -> Iterator[Case]:
 
 def write_small(name: str, folder: Path) -> Path:
     """A random model of a family with two layers, and everything that a released one has beside it."""
-    size, changes = RANDOM[name]
-    write_random(size, folder, layers=2, dtype="float32", changes=SMALL | changes)
+    write_random(RANDOM[name], folder, layers=2, dtype="float32", changes=TRIAL[name])
     return folder

@@ -27,6 +27,7 @@ import yaml
 import beholder
 from beholder.cli import main as command
 from beholder.core.records import capture, hash_weights
+from beholder.families.geometries import TRIAL, TRIAL_WIDTHS
 from beholder.families.random_weights import write_random
 from beholder.grounding.boxes import to_pixels
 from beholder.grounding.dialects import find_dialect, read_boxes, to_fractions
@@ -36,22 +37,9 @@ from beholder.processing.images import open_picture
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "examples" / "shapes.png"
 MINI = "beholder-mini"
-WIDTHS = {
-    "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4,
-    "vision_config.hidden_size": 64, "vision_config.intermediate_size": 128,
-}  # fmt: skip
-# Column of the table -> the published size whose small copy is tried, and what it needs besides.
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "360vl": (
-        "360vl-8b",
-        {
-            "num_key_value_heads": 2, "vision_config.num_attention_heads": 4,
-            "visual_projector_config.hidden_size": 64, "visual_projector_config.depth": 1,
-        },
-    ),
-    "llava": ("llava-1.5-7b", {"num_key_value_heads": 4, "vision_config.num_attention_heads": 4}),
-    "internvl": ("internvl-chat-7b", {"num_key_value_heads": 4, "vision_config.num_attention_heads": 4}),
-    "cogvlm": ("cogvlm-base-224", {"vision_config.num_heads": 4, "vision_config.image_size": 224}),
+# Column of the table -> the published size whose small copy is tried.
+FAMILIES = {
+    "360vl": "360vl-8b", "llava": "llava-1.5-7b", "internvl": "internvl-chat-7b", "cogvlm": "cogvlm-base-224",
 }  # fmt: skip
 QUESTION = "What shape is red?"
 TOKENS = 4
@@ -135,9 +123,8 @@ def tried(name: str) -> dict[str, Any]:
         work = Path(made)
         folder = FOLDER
         if name != MINI:
-            size, changes = FAMILIES[name]
             folder = work / name
-            write_random(size, folder, layers=2, dtype="float32", changes=WIDTHS | changes)
+            write_random(FAMILIES[name], folder, layers=2, dtype="float32", changes=TRIAL[name])
         values: dict[str, Any] = {}
         for way, attempt in TRIED.items():
             begun = time.perf_counter()
@@ -171,8 +158,8 @@ def main() -> None:
         samples=len(TRIED) * len(given.only or (*FAMILIES, MINI)),
         settings={
             "layers": 2,
-            "widths": WIDTHS,
-            "sizes": {name: size for name, (size, _) in FAMILIES.items()},
+            "widths": TRIAL_WIDTHS,
+            "sizes": FAMILIES,
         },
         seconds=time.perf_counter() - begun,
     )

@@ -198,3 +198,20 @@ def _adapted(config: dict[str, Any], tower: Mapping[str, Any]) -> dict[str, Any]
 
 SPECIALS = 256  # the special tokens at the end of Llama-3's vocabulary
 IMAGE_OFFSET = 49  # the one of them that stands for a picture
+
+
+# What makes a published size of each system small enough to be tried in seconds: widths and heads that every
+# engine takes, while the towers keep their pictures' sizes. For `write_random`, with a few layers.
+TRIAL_WIDTHS: dict[str, Any] = {
+    "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4,
+    "vision_config.hidden_size": 64, "vision_config.intermediate_size": 128,
+}  # fmt: skip
+TRIAL: dict[str, dict[str, Any]] = {
+    "360vl": TRIAL_WIDTHS | {
+        "num_key_value_heads": 2, "vision_config.num_attention_heads": 4,
+        "visual_projector_config.hidden_size": 64, "visual_projector_config.depth": 1,
+    },
+    "llava": TRIAL_WIDTHS | {"num_key_value_heads": 4, "vision_config.num_attention_heads": 4},
+    "internvl": TRIAL_WIDTHS | {"num_key_value_heads": 4, "vision_config.num_attention_heads": 4},
+    "cogvlm": TRIAL_WIDTHS | {"vision_config.num_heads": 4, "vision_config.image_size": 224},
+}  # fmt: skip

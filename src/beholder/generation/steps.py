@@ -97,10 +97,9 @@ class Steps:
 
     def _is_short_end(self, chunk: Chunk) -> bool:
         job = self.jobs.get(chunk.task)
-        is_end = job is not None and chunk.stop == chunk.task.length == job.prompt.length
         return (
             job is not None
-            and is_end
+            and chunk.stop == chunk.task.length == job.prompt.length
             and 0 < chunk.start
             and chunk.stop - chunk.start <= SHORT
             and not self.runner.stands_alone(job.prompt)
