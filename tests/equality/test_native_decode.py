@@ -120,6 +120,43 @@ def test_a_model_in_bfloat16(level):
     assert distance(got, wanted) < 0.03
 
 
+@pytest.mark.parametrize("rows", [5, 16, 64])
+@pytest.mark.parametrize("weights", FORMATS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_text_is_read_as_token_by_token(level, weights, rows):
+    """Many tokens at once, in pieces of as many as there are rows, after some that were read before."""
+    model = tiny_llama()
+    trunk = PackedTrunk.of(model, weights, rows=rows, threads=2, level=level)
+    (text,), memory = shuffled_texts(model, [4], extra=30)
+    text.ids += torch.randint(103, (27,), generator=torch.Generator().manual_seed(9)).tolist()
+    new = range(3, len(text.ids))
+    one_by_one = [trunk.step([text.ids[at]], [at], memory, [text.ranges(at + 1)])[0] for at in new]
+    stored = [tensor.clone() for pair in memory.layers for tensor in pair]
+    (again,), other = shuffled_texts(model, [4], extra=30)
+    got = trunk.read(text.ids[3:], list(new), other, again.ranges(len(text.ids)))
+    assert distance(got[0], one_by_one[-1]) < (3e-6 if weights == "float32" else 0.01)
+    for wanted, tensor in zip(stored, (one for pair in other.layers for one in pair), strict=True):
+        assert torch.equal(tensor.isnan(), wanted.isnan())
+        room = 1e-5 if weights == "float32" else 0.05
+        torch.testing.assert_close(tensor.nan_to_num(0), wanted.nan_to_num(0), rtol=0, atol=room)
+
+
+@pytest.mark.parametrize("heads", [(4, 1, 64), (9, 1, 32), (6, 3, 128), (3, 3, 96), (4, 4, 256)])
+def test_keys_in_bfloat16_of_whole_vectors(heads):
+    """Heads that are met by products of pairs, where the processor has these; odd lengths, many ranges."""
+    count, key_heads, width = heads
+    shape = {"num_attention_heads": count, "num_key_value_heads": key_heads, "head_dim": width}
+    model = tiny_llama(dtype=torch.bfloat16, hidden_size=16 * count, **shape)
+    trunk = PackedTrunk.of(model, "bfloat16", threads=2)
+    lengths = [5, 21, 2, 1, 38]
+    texts, memory = shuffled_texts(model, lengths, extra=1)
+    got = native_scores(trunk, texts, memory)
+    exact = model.float()
+    texts, _ = shuffled_texts(exact, lengths, extra=1)
+    wanted = torch.stack([slow_scores(exact, text) for text in texts])
+    assert distance(got, wanted) < 0.03
+
+
 def test_new_keys_and_values_are_stored():
     """What the step writes is what transformers puts into its cache, and nothing else is touched."""
     model = tiny_llama()

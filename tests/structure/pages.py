@@ -1,7 +1,8 @@
 """The documentation as a reader uses it: blocks are run in the order of a page, in a folder of its own.
 
 In one process, so that a page takes seconds: `beholder` commands go through its `main`, Python blocks share
-their names down the page. A bash line that is nothing of what is known here must say why it is not run.
+their names down the page. What a line leaves running with an & (a server) is a process of its own, and so are
+torchrun's. A bash line that is nothing of what is known here must say why it is not run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import re
 import runpy
 import shlex
 import shutil
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +27,8 @@ FENCE = re.compile(
     r"(?:\n*```text\n(?P<output>.*?)^```\n)?",
     re.DOTALL | re.MULTILINE,
 )
+# Where the pages serve; somebody else may have that port here, so a free one stands for it.
+PORT = re.compile(r"(?<=127\.0\.0\.1:)8000\b|(?<=--port )8000\b")
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,15 @@ class Reader:
 
     def __init__(self) -> None:
         self.names: dict[str, Any] = {"__name__": "__main__"}
+        self.running: list[subprocess.Popen[bytes]] = []
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = str(free.getsockname()[1])
+
+    def leave(self) -> None:
+        """End what is still running."""
+        for process in self.running:
+            process.kill()
+            process.wait()
 
     def follow(self, block: Block) -> None:
         """Do what a block shows, and compare what it prints with what the page says."""
@@ -78,13 +92,25 @@ class Reader:
             assert alike(shown, block.output), f"the page says\n{block.output}\nand it printed\n{shown}"
 
     def _run(self, block: Block) -> int:
+        text = PORT.sub(self.port, block.code)
         if block.language == "python":
-            exec(compile(block.code, block.label, "exec"), self.names)
+            exec(compile(text, block.label, "exec"), self.names)
             return 0
-        for line in logical_lines(block.code):
-            if code := command(line):
+        for line in logical_lines(text):
+            if code := self._line(line):
                 return code
         return 0
+
+    def _line(self, words: list[str]) -> int:
+        if words[-1] == "&":
+            called = [sys.executable, "-m", *words[:-1]]
+            self.running.append(subprocess.Popen(called, stdin=subprocess.DEVNULL))
+            return 0
+        if words == ["kill", "$!"]:
+            last = self.running.pop()
+            last.terminate()
+            return last.wait(120)
+        return command(words)
 
 
 def alike(printed: str, told: str) -> bool:
@@ -151,6 +177,22 @@ def _python(words: list[str]) -> int:
     return 0
 
 
+def _torchrun(words: list[str]) -> int:
+    return _called([sys.executable, "-m", "torch.distributed.run", *words])
+
+
+def _curl(words: list[str]) -> int:
+    return _called(["curl", "--noproxy", "*", *words])
+
+
+def _called(words: list[str]) -> int:
+    """A program of its own, told as if it had spoken here."""
+    done = subprocess.run(words, capture_output=True, text=True, timeout=500)
+    sys.stdout.write(done.stdout)
+    sys.stderr.write(done.stderr)
+    return done.returncode
+
+
 def _echo(words: list[str]) -> int:
     sys.stdout.write(" ".join(words) + "\n")
     return 0
@@ -191,6 +233,8 @@ def _cp(words: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "beholder": _beholder,
     "python": _python,
+    "torchrun": _torchrun,
+    "curl": _curl,
     "echo": _echo,
     "cat": _cat,
     "head": _head,

@@ -16,7 +16,7 @@ DOCS = ROOT / "docs"
 GOLDEN = ROOT / "tests" / "golden"
 MADE = "<!-- Made by "
 # Written beside what they tell, with tests of their own.
-APART = {"log.md", "native-decode.md", "parity.md", "scale.md", "training-the-mini.md"}
+APART = {"log.md", "native-decode.md", "parity.md"}
 PAGES = [
     page
     for page in sorted(DOCS.glob("**/*.md"))
@@ -24,6 +24,8 @@ PAGES = [
 ]
 RUN = [page for page in PAGES if any(not block.reason for block in blocks(page.read_text("utf-8")))]
 ANY_FENCE = re.compile(r"^```(?:bash|python|yaml|json|sh|shell|console|py)\b", re.MULTILINE)
+FENCED = re.compile(r"^```(\w*).*?\n(?:.*\n)*?```$", re.MULTILINE)
+INDENTED_COMMAND = re.compile(r"^ {4}(?:beholder|python|torchrun|pip|curl|make) .*", re.MULTILINE)
 
 # Checkpoints that a reader has: tiny ones in the published layouts, under names as they were published.
 RANDOM = {
@@ -83,9 +85,13 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights):
         for name in spoken_of:
             (tmp_path / "weights" / name).symlink_to(weights(name))
         monkeypatch.chdir(tmp_path)
-        return Reader()
+        somebody.append(Reader())
+        return somebody[-1]
 
-    return start
+    somebody: list[Reader] = []
+    yield start
+    for one in somebody:
+        one.leave()
 
 
 @pytest.mark.slow
@@ -103,6 +109,14 @@ def test_every_fence_is_read(page: Path):
     """A block in a form that is not known would be skipped without a word."""
     text = page.read_text(encoding="utf-8")
     assert len(FENCE.findall(text)) == len(ANY_FENCE.findall(text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_every_command_stands_in_a_block_with_a_language(page: Path):
+    """A block without one, or one made by indenting, would be neither run nor marked."""
+    text = page.read_text(encoding="utf-8")
+    assert all(FENCED.findall(text)), "a block has no language"
+    assert not INDENTED_COMMAND.findall(FENCED.sub("", text))
 
 
 @pytest.mark.parametrize("name", sorted(runpy.run_path(str(DOCS / "make_reference.py"))["PAGES"]))

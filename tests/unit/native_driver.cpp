@@ -97,13 +97,25 @@ std::vector<float> scores(const Shape &shape, const Kernels &kernels, int thread
     const auto hidden = random.many(rows * shape.hidden, 1.0f);
     std::vector<float> cosines(rows * half, 0.8f), sines(rows * half, 0.6f), logits(rows * stride);
     const Step step{rows, hidden.data(), cosines.data(), sines.data(), ranges.data(), ends.data(),
-                    keys.data(), values.data(), place, is_bfloat, logits.data(), stride};
+                    keys.data(), values.data(), place, is_bfloat, 0, logits.data(), stride};
     for (int again = 0; again < 2; ++again) {
         if (const char *wrong = trunk.run(step)) {
             printf("%s\n", wrong);
             return {};
         }
     }
+    // All places as one text, of which these rows are the end; its scores stand behind the others.
+    const int64_t whole[] = {1, place}, one[] = {1};
+    Step text = step;
+    text.is_text = 1;
+    text.ranges = whole;
+    text.range_ends = one;
+    std::vector<float> last(stride);
+    text.logits = last.data();
+    if (const char *wrong = trunk.run(text)) printf("%s\n", wrong);
+    logits.insert(logits.end(), last.begin(), last.end());
+    text.rows = shape.most_rows + 1;
+    if (!trunk.run(text)) printf("more rows than there is room for: a text was accepted\n");
     Step outside = step;
     outside.places = place - 2;
     if (!trunk.run(outside)) printf("a range outside of the memory was accepted\n");

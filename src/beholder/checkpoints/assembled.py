@@ -154,9 +154,14 @@ class AssembledLoading(StrictLoading):
         config_class = cast("Any", cls).config_class  # of the `PreTrainedModel` beside this class
         config = given if isinstance(given, config_class) else config_class.from_pretrained(folder)
         wanted, contents = check(folder, cls.family_of(config), base=base, config=config, model_class=cls)
-        wants_info = kwargs.pop("output_loading_info", False)
         kwargs["dtype"] = _dtype(kwargs.pop("torch_dtype", None), kwargs.pop("dtype", None), wanted, contents)
         kwargs.pop("key_mapping", None)
+        return cls.from_checked(folder, wanted, contents, *args, **kwargs)
+
+    @classmethod
+    def from_checked(cls, folder: Path, wanted: Plan, contents: Contents, *args: Any, **kwargs: Any) -> Any:
+        """`from_pretrained` of a folder that `loader.check` has found to fit; it is not looked at twice."""
+        wants_info = kwargs.pop("output_loading_info", False)
         merge = kwargs.pop("merge_adapter", True)
         state = assemble(contents, wanted, merge=merge)
         model, info = cls._from_state(state, wanted.config, args, kwargs)

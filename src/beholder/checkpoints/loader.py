@@ -103,10 +103,9 @@ def open_model(
     direct: dict[str, Any] = {"device_map": {"": place}} if place.type != "cpu" and _has_accelerate() else {}
     if quantize is not None:
         direct["quantization_config"] = settings_for(quantize, family.model_class(), wanted.config, place)
-    origin: dict[str, Any] = {} if base is None else {"base": base}
     with _quiet_if_small(contents):
-        model, info = family.model_class().from_pretrained(
-            folder, dtype=kind, output_loading_info=True, **direct, **origin
+        model, info = family.model_class().from_checked(
+            folder, wanted, contents, dtype=kind, output_loading_info=True, **direct
         )
     _confirm(folder, info)
     return model if direct else model.to(place)

@@ -16,7 +16,11 @@ from beholder.checkpoints.splits import register
 from beholder.core.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Self
+
+    from beholder.checkpoints.planning import Plan
+    from beholder.checkpoints.reader import Contents
 
 SHOWN = 3  # how many names of each kind an error lists
 REPORT = "LOAD REPORT"
@@ -54,6 +58,12 @@ class StrictLoading:
         mismatched = () if accepts_other_shapes else info["mismatched_keys"]
         _confirm(pretrained_model_name_or_path, type(model).__name__, info, mismatched)
         return (model, info) if wants_info else model
+
+    @classmethod
+    def from_checked(cls, folder: Path, wanted: Plan, contents: Contents, *args: Any, **kwargs: Any) -> Any:
+        """`from_pretrained` of a folder that `loader.check` has found to fit `wanted`: here transformers
+        reads the files itself."""
+        return cls.from_pretrained(folder, *args, **kwargs)
 
     def fill_missing(self, missing: set[str]) -> set[str]:
         """Fill parameters that the checkpoint leaves out by design; returns the names of the filled."""

@@ -7,7 +7,7 @@ Shape letters: P pictures, B batch, S sequence, L patches of a picture, C tower 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,12 @@ from beholder.families.cogvlm.decoder import CogVLMTextModel
 from beholder.families.cogvlm.layout import PUBLISHED
 from beholder.families.cogvlm.routing import VISION, rotary_positions, vision_experts
 from beholder.families.cogvlm.tower import CogVLMProjector, CogVLMVisionTower
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from beholder.checkpoints.planning import Plan
+    from beholder.checkpoints.reader import Contents
 
 # Tables that old versions of transformers stored; they follow from the configuration.
 STORED_TABLES = r"self_attn\.rotary_emb\.inv_freq$"
@@ -52,6 +58,11 @@ class CogVLMPreTrainedModel(AssembledLoading, PreTrainedModel):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         strict = cast("Any", StrictLoading.from_pretrained)
         return strict.__func__(cls, pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def from_checked(cls, folder: Path, wanted: Plan, contents: Contents, *args: Any, **kwargs: Any) -> Any:
+        """As in `StrictLoading`: transformers reads the files itself."""
+        return cls.from_pretrained(folder, *args, **kwargs)
 
     config_class = CogVLMConfig
     config: CogVLMConfig

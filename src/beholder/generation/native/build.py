@@ -30,7 +30,7 @@ LEVELS = {
     "portable": (),
 }  # fmt: skip
 X86 = {"x86_64", "amd64"}
-COMMON = ("interface", "memory", "packed", "threads", "trunk")
+COMMON = ("attention", "interface", "memory", "packed", "threads", "trunk")
 
 
 class BuildError(RuntimeError):

@@ -37,6 +37,7 @@ class Step(Structure):
         *((name, c_void_p) for name in ("keys", "values")),
         ("places", c_int64),
         ("is_bfloat", c_int32),
+        ("is_text", c_int32),
         ("logits", c_void_p),
         ("logits_stride", c_int64),
     ]

@@ -20,6 +20,7 @@ Rotary = Callable[[Tensor], tuple[Tensor, Tensor]]
 DECODERS = ("LlamaModel", "MistralModel")
 FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
 LINEARS = ("query", "key", "value", "out", "gate", "up", "down")
+NORMS = ("first_norm", "second_norm")
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,35 @@ class PackedTrunk:
                 f"{rows} tokens with {len(positions)} positions and places of {len(places)} rows; the trunk "
                 f"takes up to {self.rows} rows, with one of each"
             )
+        return self._run(hidden, positions, memory, places, is_text=False)
+
+    @torch.inference_mode()
+    def read(
+        self, tokens: Sequence[int] | Tensor, positions: Sequence[int], memory: KeyValues, places: Ranges
+    ) -> Tensor:
+        """Run the next tokens of one text; the scores after the last, (1, V) float32.
+
+        As `step`, but `places` are those of the whole text, whose last ones are the new tokens'. More tokens
+        than the trunk has rows are run piece by piece.
+        """
+        hidden = self._hidden(tokens)
+        count, length = len(hidden), sum(last - first for first, last in places)
+        if not 1 <= count == len(positions) or count > length:
+            raise InputError(
+                f"{count} tokens with {len(positions)} positions and a text of {length} places; each token "
+                "needs one of each"
+            )
+        scores = hidden
+        for at in range(0, count, self.rows):
+            end = min(at + self.rows, count)
+            piece = _cut(places, length - count + end)
+            scores = self._run(hidden[at:end], positions[at:end], memory, [piece], is_text=True)
+        return scores
+
+    def _run(
+        self, hidden: Tensor, positions: Sequence[int], memory: KeyValues, places: Sequence[Ranges], *,
+        is_text: bool,
+    ) -> Tensor:  # fmt: skip
         self._check_memory(memory)
         cosines, sines = self._rotary.rows(positions)
         ranges, ends = array("q"), array("q")
@@ -176,9 +205,9 @@ class PackedTrunk:
                 ranges.extend(pair)
             ends.append(len(ranges) // 2)
         stride = -(-self.parts.vocabulary // BLOCK) * BLOCK
-        logits = torch.empty((rows, stride))
+        logits = torch.empty((len(places), stride))
         step = native.Step(
-            rows=rows,
+            rows=len(hidden),
             hidden=hidden.data_ptr(),
             cosines=cosines.data_ptr(),
             sines=sines.data_ptr(),
@@ -188,6 +217,7 @@ class PackedTrunk:
             values=ctypes.addressof(memory.values),
             places=memory.places,
             is_bfloat=memory.is_bfloat,
+            is_text=is_text,
             logits=logits.data_ptr(),
             logits_stride=stride,
         )
@@ -207,6 +237,16 @@ class PackedTrunk:
         want = (len(self.parts.layers), self.parts.key_heads, self.parts.head_width)
         if have != want:
             raise InputError(f"keys and values of (layers, key heads, width) {have}; the trunk has {want}")
+
+
+def _cut(places: Ranges, length: int) -> Ranges:
+    """The first so many places."""
+    found: list[tuple[int, int]] = []
+    for first, last in places:
+        if length > 0:
+            found.append((first, min(last, first + length)))
+        length -= last - first
+    return found
 
 
 def _known_level(level: str | None) -> str:

@@ -4,7 +4,7 @@
 
 namespace {
 
-constexpr long AHEAD = 4096;  // bytes that the weights are fetched ahead of their use
+constexpr long AHEAD = 2048;  // bytes that the weights are fetched ahead of their use
 
 #ifdef __clang__
 #define UNROLLED _Pragma("unroll")

@@ -18,9 +18,6 @@ constexpr long PIECES = 6;
 
 long pairs_per_task(const Activation &x) { return x.groups ? x.group / LANES : PAIRS; }
 
-inline void store_number(float *to, float value) { *to = value; }
-inline void store_number(uint16_t *to, float value) { *to = float_to_bfloat(value); }
-
 }  // namespace
 
 Trunk::Trunk(const Shape &given, const Kernels &chosen, int threads, std::vector<int> processors)
@@ -81,23 +78,50 @@ long Trunk::share(long tasks) const {
 
 const char *Trunk::check(const Step &step) const {
     if (step.rows < 1 || step.rows > shape.most_rows) return "more rows than the trunk was made for, or none";
-    if (step.logits_stride < rounded_up(shape.vocabulary, BLOCK)) return "logits are too narrow";
-    for (long row = 0, at = 0; row < step.rows; at = step.range_ends[row++]) {
+    if (step.logits && step.logits_stride < rounded_up(shape.vocabulary, BLOCK)) return "logits are too narrow";
+    if (!step.logits && !step.is_text) return "there is no room for logits";
+    long length = 0;
+    for (long row = 0, at = 0; row < (step.is_text ? 1 : step.rows); at = step.range_ends[row++]) {
         if (step.range_ends[row] <= at) return "a row has no place for its token";
         for (; at < step.range_ends[row]; ++at) {
             const int64_t first = step.ranges[2 * at], last = step.ranges[2 * at + 1];
             if (first < 0 || first >= last || last > step.places) return "a range of places is not there";
+            length += last - first;
         }
     }
+    if (step.is_text && length < step.rows) return "a text has fewer places than tokens";
     return nullptr;
+}
+
+// The ranges of a text, cut for each of its rows: each ends with the row's own place.
+void Trunk::part_text(const Step &step) {
+    long length = -step.rows;
+    for (long at = 0; at < step.range_ends[0]; ++at) length += step.ranges[2 * at + 1] - step.ranges[2 * at];
+    text_ranges_.clear();
+    text_ends_.clear();
+    for (long row = 0; row < step.rows; ++row) {
+        long rest = length + row + 1;
+        for (long at = 0; rest > 0; ++at) {
+            const int64_t first = step.ranges[2 * at], last = std::min(step.ranges[2 * at + 1], first + rest);
+            text_ranges_.push_back(first);
+            text_ranges_.push_back(last);
+            rest -= last - first;
+        }
+        text_ends_.push_back(static_cast<int64_t>(text_ranges_.size() / 2));
+    }
+    ranges_ = text_ranges_.data();
+    range_ends_ = text_ends_.data();
 }
 
 void Trunk::prepare(const Step &step) {
     step_ = &step;
+    ranges_ = step.ranges;
+    range_ends_ = step.range_ends;
+    if (step.is_text) part_text(step);
     long longest = 0;
     for (long row = 0, at = 0; row < step.rows; ++row) {
         long length = 0;
-        for (; at < step.range_ends[row]; ++at) length += step.ranges[2 * at + 1] - step.ranges[2 * at];
+        for (; at < range_ends_[row]; ++at) length += ranges_[2 * at + 1] - ranges_[2 * at];
         longest = std::max(longest, rounded_up(length, LANES));
         memcpy(hidden_.data() + row * hidden_stride_, step.hidden + row * shape.hidden,
                sizeof(float) * shape.hidden);
@@ -132,6 +156,12 @@ void Trunk::work(int thread) {
         multiply(layer.enter, normalised(layer.first_norm, own.from_hidden, from_hidden_, thread), (stage++)->next,
                  entered_.data(), enter_stride_);
         threads_.meet();
+        if (step_->is_text) {  // rows look at each other's keys and values
+            by_tiles(thread, [&](long row) {
+                for (long head = 0; head < shape.key_heads; ++head) store_row(number, row, head, own);
+            });
+            threads_.meet();
+        }
         Next &next = (stage++)->next;
         for (long task; (task = next.fetch_add(1)) < rows * shape.key_heads;)
             attend(number, task / shape.key_heads, task % shape.key_heads, own);
@@ -146,8 +176,30 @@ void Trunk::work(int thread) {
         add(layer.narrow, inner_.activation, (stage++)->next, own);
         threads_.meet();
     }
-    multiply(head_, normalised(last_norm_, own.for_head, for_head_, thread), stage->next, step_->logits,
-             step_->logits_stride);
+    if (step_->logits) score(own, thread, stage->next);
+}
+
+// The scores of all rows, or of a text's last.
+void Trunk::score(Own &own, int thread, Next &next) {
+    if (!step_->is_text) {
+        multiply(head_, normalised(last_norm_, own.for_head, for_head_, thread), next, step_->logits,
+                 step_->logits_stride);
+        return;
+    }
+    const float *last = hidden_.data() + (step_->rows - 1) * hidden_stride_;
+    own.for_head.activation.rows = 1;
+    kernels.normalise(last, last_norm_.data(), shape.epsilon, shape.hidden, own.row.data());
+    kernels.convert(own.row.data(), own.for_head.activation, 0, 0, shape.hidden);
+    multiply(head_, own.for_head.activation, next, step_->logits, step_->logits_stride);
+}
+
+// Rows of a tile stand in the same lines of memory, so one thread has them all.
+template <typename Task>
+void Trunk::by_tiles(int thread, const Task &task) {
+    const long rows = step_->rows;
+    for (long first = thread * TILE; first < rows; first += threads_.count() * TILE) {
+        for (long row = first; row < std::min(first + TILE, rows); ++row) task(row);
+    }
 }
 
 // What `fill` makes of each row: of few rows every thread for itself, of many together.
@@ -159,10 +211,7 @@ const Activation &Trunk::prepared(Prepared &own, Prepared &shared, int thread, c
         for (long row = 0; row < rows; ++row) fill(own.activation, row);
         return own.activation;
     }
-    // Rows of a tile stand in the same lines of memory, so one thread writes them.
-    for (long first = thread * TILE; first < rows; first += threads_.count() * TILE) {
-        for (long row = first; row < std::min(first + TILE, rows); ++row) fill(shared.activation, row);
-    }
+    by_tiles(thread, [&](long row) { fill(shared.activation, row); });
     threads_.meet();
     return shared.activation;
 }
@@ -220,53 +269,6 @@ void Trunk::widen(const Layer &layer, const Activation &x, Next &next, Own &own)
             kernels.convert(own.group.data() + row * per_task * LANES, inner_.activation, row, first * LANES,
                             count * LANES);
     }
-}
-
-// Element j of a head and j + width / 2 are turned as a pair.
-void Trunk::turn(const float *from, long row, float scale, float *to) const {
-    const long half = shape.head_width / 2;
-    const float *cosines = step_->cosines + row * half, *sines = step_->sines + row * half;
-    for (long j = 0; j < half; ++j) {
-        const float first = from[j], second = from[j + half];
-        to[j] = (first * cosines[j] - second * sines[j]) * scale;
-        to[j + half] = (second * cosines[j] + first * sines[j]) * scale;
-    }
-}
-
-template <typename Number>
-Heads Trunk::store_and_turn(long layer, long row, long key_head, Own &own) {
-    const long width = shape.head_width, padded = rounded_up(width, LANES);
-    const long group = shape.heads / shape.key_heads;
-    const float *entered = entered_.data() + row * enter_stride_;
-    const float *key = entered + (shape.heads + key_head) * width;
-    const float *value = key + shape.key_heads * width;
-    const long begin = row ? step_->range_ends[row - 1] : 0, end = step_->range_ends[row];
-    const int64_t place = step_->ranges[2 * end - 1] - 1;
-    Number *keys = static_cast<Number *>(step_->keys[layer]) + key_head * step_->places * width;
-    Number *values = static_cast<Number *>(step_->values[layer]) + key_head * step_->places * width;
-    float *turned = own.heads.data();
-    turn(key, row, 1.0f, turned);
-    for (long d = 0; d < width; ++d) {
-        store_number(keys + place * width + d, turned[d]);
-        store_number(values + place * width + d, value[d]);
-    }
-    std::fill(own.heads.begin(), own.heads.end(), 0.0f);
-    for (long g = 0; g < group; ++g)
-        turn(entered + (key_head * group + g) * width, row, shape.scaling, turned + g * padded);
-    Heads heads{group, width, padded, turned, keys, values, step_->ranges + 2 * begin, end - begin, 0, 0,
-                own.scores.data(), turned + group * padded};
-    for (long at = begin; at < end; ++at) heads.length += step_->ranges[2 * at + 1] - step_->ranges[2 * at];
-    heads.length_padded = rounded_up(heads.length, LANES);
-    return heads;
-}
-
-void Trunk::attend(long layer, long row, long key_head, Own &own) {
-    const Heads heads = step_->is_bfloat ? store_and_turn<uint16_t>(layer, row, key_head, own)
-                                         : store_and_turn<float>(layer, row, key_head, own);
-    (step_->is_bfloat ? kernels.attend_bfloat : kernels.attend_float)(heads);
-    float *mixed = mixed_.data() + row * mixed_stride_ + key_head * heads.group * heads.width;
-    for (long g = 0; g < heads.group; ++g)
-        memcpy(mixed + g * heads.width, heads.mixed + g * heads.width_padded, sizeof(float) * heads.width);
 }
 
 }  // namespace beholder

@@ -27,7 +27,8 @@ struct Step {  // the same as in library.py
     void *const *values;
     int64_t places;
     int32_t is_bfloat;           // what keys and values are stored as; else float
-    float *logits;               // [rows][logits_stride]
+    int32_t is_text;             // rows are the last tokens of one text, in order, whose ranges are all there are
+    float *logits;               // [rows][logits_stride]; of a text only its last row's, or null for none
     int64_t logits_stride;       // vocabulary, rounded up to 32
 };
 
@@ -102,14 +103,21 @@ private:
     Packed &part(long layer, Part which);
     const char *check(const Step &step) const;
     void prepare(const Step &step);
+    void part_text(const Step &step);
     void work(int thread);
+    void score(Own &own, int thread, Next &next);
+    template <typename Task>
+    void by_tiles(int thread, const Task &task);
     template <typename Fill>
     const Activation &prepared(Prepared &own, Prepared &shared, int thread, const Fill &fill);
     const Activation &normalised(const std::vector<float> &norm, Prepared &own, Prepared &shared, int thread);
     void multiply(const Packed &packed, const Activation &x, Next &next, float *out, long stride) const;
     void attend(long layer, long row, long key_head, Own &own);
     template <typename Number>
-    Heads store_and_turn(long layer, long row, long key_head, Own &own);
+    void store(long layer, long row, long key_head, Own &own);
+    void store_row(long layer, long row, long key_head, Own &own);
+    template <typename Number>
+    Heads turned(long layer, long row, long key_head, Own &own);
     void turn(const float *from, long row, float scale, float *to) const;
     void add(const Packed &packed, const Activation &x, Next &next, Own &own);
     void widen(const Layer &layer, const Activation &x, Next &next, Own &own);
@@ -129,6 +137,8 @@ private:
     std::vector<Counter> counters_;  // of the tasks taken, one per stage
     std::atomic<bool> is_busy_{false};
     const Step *step_ = nullptr;
+    const int64_t *ranges_ = nullptr, *range_ends_ = nullptr;  // the step's, or those of a text's rows
+    std::vector<int64_t> text_ranges_, text_ends_;
 };
 
 }  // namespace beholder
