@@ -34,6 +34,8 @@ ABOUT_FILES = (
     "use_safetensors", "variant", "weights_only", "adapter_kwargs", "_from_auto", "_commit_hash",
 )  # fmt: skip
 
+ROWS_AT_ONCE = 512
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -107,7 +109,10 @@ def with_mean_rows(tensor: torch.Tensor, count: int) -> torch.Tensor:
 
     if count == 0:
         return tensor
-    mean = tensor.double().mean(0, keepdim=True).to(tensor.dtype)
+    # In blocks: a vocabulary in double precision is several times the memory of one in bfloat16.
+    starts = range(0, len(tensor), ROWS_AT_ONCE)
+    sums = torch.stack([tensor[at : at + ROWS_AT_ONCE].double().sum(0) for at in starts])
+    mean = (sums.sum(0, keepdim=True) / len(tensor)).to(tensor.dtype)
     return torch.cat([tensor, mean.expand(count, *tensor.shape[1:])])
 
 
