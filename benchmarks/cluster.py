@@ -1,7 +1,7 @@
 """What a cluster on this machine's loopback address withstands, and how much it answers.
 
     python benchmarks/cluster.py kill [--requests 2000] [--models 2] [--replicas 2] [--every 5]
-    python benchmarks/cluster.py speed [--requests 200]
+    python benchmarks/cluster.py speed [--requests 200] [--model FOLDER] [--tokens 256]
     python benchmarks/cluster.py restart
     python benchmarks/cluster.py update [--requests 100]
 
@@ -26,137 +26,22 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import httpx
-from cluster_processes import HERE, QUESTIONS, Cluster, cluster, request, terminators
+from cluster_load import PICTURES, Load
+from cluster_processes import HERE, QUESTIONS, READY_SECONDS, Cluster, cluster, request, terminators
 
 from beholder.core.records import capture, hash_weights
 from beholder.mini import FOLDER
 
-PICTURES = 8
-READY_SECONDS = 900.0
-LENGTH, AT_ONCE = 256, 8  # of the answers that are timed, and how many a process gives at once
-RETRYABLE = {"replica_lost", "queue_full", "model_not_ready", "no_capacity", "shutting_down", "timeout"}
+AT_ONCE = 8  # answers that a process gives at once where speed is compared
+SERVED = "measured"  # the name that a model whose speed is compared is served under
 SHARE_RIGHT = 0.995
 REPLICA, NODE = "ray::ServeReplica", "raylet/raylet"  # what their command lines hold
-
-
-def ask(client: httpx.Client, body: dict[str, Any]) -> tuple[str, str]:
-    """How one request ended: ("answer", its text), ("error", its code), or ("broken", what was wrong)."""
-    try:
-        if not body["stream"]:
-            response = client.post("/v1/chat/completions", json=body)
-            told = response.json()
-            if response.status_code == 200:
-                said = told["usage"]["completion_tokens"]
-                if "logit_bias" in body and said != body["max_tokens"]:
-                    return "broken", f"the answer has {said} tokens and not {body['max_tokens']}"
-                return "answer", told["choices"][0]["message"]["content"]
-            return "error", told["error"]["code"]
-        with client.stream("POST", "/v1/chat/completions", json=body) as response:
-            if response.status_code != 200:
-                return "error", json.loads(response.read())["error"]["code"]
-            return _read(line for line in response.iter_lines() if line.startswith("data: "))
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        return "broken", f"{type(error).__name__}: {error}"
-
-
-def _read(lines: Iterator[str]) -> tuple[str, str]:
-    text = ""
-    for line in lines:
-        if line == "data: [DONE]":
-            return "answer", text
-        told = json.loads(line.removeprefix("data: "))
-        if "error" in told:
-            return "error", told["error"]["code"]
-        text += told["choices"][0]["delta"].get("content") or ""
-    return "broken", "the stream ended without [DONE]"
-
-
-class Load:
-    """Requests of several clients at once, and how they ended. With `tokens`, all answers are so long."""
-
-    def __init__(self, url: str, models: list[str], tokens: int | None = None) -> None:
-        self.url, self.models, self.tokens = url, models, tokens
-        self.expected: dict[int, str] = {}
-        self.ended: Counter[str] = Counter()
-        self.seconds: list[float] = []
-        self._lock = threading.Lock()
-
-    def one(self, number: int) -> None:
-        """Request number so and so; every other one is a stream."""
-        start = time.perf_counter()
-        kind, told = ask(self.client, self.body(number, stream=bool(number // len(self.models) % 2)))
-        if kind == "answer":
-            wanted = self.expected.get(number % self.different)
-            outcome = "right" if wanted in (told, None) else f"wrong: {told!r} and not {wanted!r}"
-        else:
-            outcome = told if kind == "error" and told in RETRYABLE else f"{kind}: {told}"
-        with self._lock:
-            self.ended[outcome] += 1
-            self.seconds.append(time.perf_counter() - start)
-
-    @property
-    def different(self) -> int:
-        """After how many requests the first comes again."""
-        return len(self.models) * len(QUESTIONS) * PICTURES
-
-    def body(self, number: int, *, stream: bool) -> dict[str, Any]:
-        """The request of a number: its model, then its picture, then its question."""
-        number, model = divmod(number, len(self.models))
-        question, about = divmod(number, PICTURES)
-        length: dict[str, Any] = {"max_tokens": 48}
-        if self.tokens:
-            length = {"max_tokens": self.tokens, "logit_bias": dict.fromkeys(map(str, terminators()), -100)}
-        asked = QUESTIONS[question % len(QUESTIONS)]
-        return request(self.models[model], asked, about, stream=stream, **length)
-
-    def learn(self) -> Load:
-        """Ask everything once while all is well: what is said now is right. Without it any answer is."""
-        with httpx.Client(base_url=self.url, timeout=300, trust_env=False) as client:
-            for number in range(self.different):
-                kind, text = ask(client, self.body(number, stream=False))
-                if kind != "answer":
-                    raise SystemExit(f"request {number} is not answered: {text}")
-                self.expected[number] = text
-        return self
-
-    def run(self, requests: int, clients: int, more: Callable[[], bool] = bool) -> float:
-        """All of them, and on as long as more are wanted; how long it took."""
-        start, numbers = time.perf_counter(), itertools.count()
-
-        def one_after_the_other(_client: int) -> None:
-            for number in numbers:
-                if number >= requests and not more():
-                    return
-                self.one(number)
-
-        limits = httpx.Limits(max_connections=clients)
-        with (
-            httpx.Client(base_url=self.url, timeout=READY_SECONDS, trust_env=False, limits=limits) as client,
-            ThreadPoolExecutor(clients) as pool,
-        ):
-            self.client = client
-            list(pool.map(one_after_the_other, range(clients)))
-        return time.perf_counter() - start
-
-    def values(self) -> dict[str, float]:
-        """Counts by outcome, and times."""
-        waited = sorted(self.seconds)
-        return {
-            "right": self.ended["right"],
-            "retryable errors": sum(self.ended[code] for code in RETRYABLE),
-            "anything else": sum(
-                count for what, count in self.ended.items() if what != "right" and what not in RETRYABLE
-            ),
-            "median seconds": statistics.median(waited),
-            "longest seconds": waited[-1],
-        }
 
 
 @contextmanager
@@ -269,17 +154,18 @@ def speed(given: argparse.Namespace) -> tuple[dict[str, float], dict[str, Any]]:
     There are more clients than all of them together answer at once, so what is compared is what they can do.
     """
     values: dict[str, float] = {}
+    ends = terminators(given.model)
     at_once = ("--max-running", str(AT_ONCE))
     with cluster() as running:
         port = str(running.port + 1)
         options = ("--no-web", "--device", "cpu", "--max-waiting", "1000", *at_once)
-        running.start("alone", "serve", f"mini={FOLDER}", "--port", port, *options)
+        running.start("alone", "serve", f"{SERVED}={given.model}", "--port", port, *options)
         os.sched_setaffinity(running.processes["alone"].pid, {0})
         alone = f"http://127.0.0.1:{port}"
         wait_for(alone)
 
         def measure(name: str, url: str) -> None:
-            load = Load(url, ["mini"], LENGTH)
+            load = Load(url, [SERVED], given.tokens, ends)
             load.run(given.clients, given.clients)  # what is learned once is learned
             load.ended.clear()
             values[f"requests a second, {name}"] = given.requests / load.run(given.requests, given.clients)
@@ -291,21 +177,21 @@ def speed(given: argparse.Namespace) -> tuple[dict[str, float], dict[str, Any]]:
         running.processes["alone"].terminate()
         running.processes["alone"].wait()
         for count in (1, 2):
-            running.worker(f"worker {count}", f"mini={FOLDER}", "--cpus", "1", "--pin", *at_once)
-            running.wait({"mini": count})
+            running.worker(f"worker {count}", f"{SERVED}={given.model}", "--cpus", "1", "--pin", *at_once)
+            running.wait({SERVED: count})
             measure(f"replicas: {count}", running.url)
     one = values["requests a second, one process"]
     values["two replicas over one process"] = values["requests a second, replicas: 2"] / one
     name = "seconds of one short answer, "
     values["seconds that the ingress adds"] = values[name + "replicas: 1"] - values[name + "one process"]
     return values, {
-        "clients": given.clients, "tokens": LENGTH, "at once": AT_ONCE, "conversations": PICTURES,
+        "clients": given.clients, "tokens": given.tokens, "at once": AT_ONCE, "conversations": PICTURES,
     }  # fmt: skip
 
 
 def single(url: str) -> float:
     """The median time of one token to a question that is in the cache."""
-    body, waited = request("mini", QUESTIONS[0], max_tokens=1), list[float]()
+    body, waited = request(SERVED, QUESTIONS[0], max_tokens=1), list[float]()
     with httpx.Client(base_url=url, timeout=300, trust_env=False) as client:
         for _ in range(30):
             start = time.perf_counter()
@@ -341,17 +227,21 @@ def main() -> int:
     parser.add_argument("--models", type=int, default=2)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--every", type=float, default=5.0)
+    parser.add_argument("--model", type=Path, default=FOLDER, help="whose speed is compared")
+    parser.add_argument("--tokens", type=int, default=256, help="of the answers whose speed is compared")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     given.clients = given.clients or (3 * AT_ONCE if given.way == "speed" else AT_ONCE)
     start = time.perf_counter()
     values, settings = WAYS[given.way](given)
     samples = int(values.get("requests", given.requests)) if given.way != "restart" else 1
+    subject = "beholder-mini" if given.model == FOLDER else given.model.resolve().name
     record = capture(
-        subject="beholder-mini", weights=hash_weights(FOLDER), measure=f"cluster {given.way}", values=values,
+        subject=subject, weights=hash_weights(given.model), measure=f"cluster {given.way}", values=values,
         samples=samples, settings=settings, seconds=time.perf_counter() - start,
     )  # fmt: skip
-    out = given.out or HERE / "results" / f"cluster-{given.way}-{date.today().isoformat()}.json"
+    about = given.way if given.model == FOLDER else f"{given.way}-{subject}"
+    out = given.out or HERE / "results" / f"cluster-{about}-{date.today().isoformat()}.json"
     print(record.write(out))
     print(json.dumps(values, indent=1))
     if given.way == "update":

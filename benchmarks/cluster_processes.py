@@ -21,9 +21,7 @@ from typing import Any
 
 import httpx
 from PIL import Image, ImageOps
-
-from beholder.families.qh360vl.processing import QH360VLProcessor
-from beholder.mini import FOLDER
+from transformers import AutoProcessor, GenerationConfig
 
 HERE = Path(__file__).resolve().parent
 PICTURE = HERE.parent / "examples" / "shapes.png"
@@ -50,10 +48,11 @@ def picture(number: int) -> str:
     return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
 
 
-@cache
-def terminators() -> tuple[int, ...]:
-    """The tokens that end an answer of the built-in model."""
-    return tuple(QH360VLProcessor.from_pretrained(FOLDER).terminators)
+def terminators(folder: Path) -> list[int]:
+    """The tokens that end an answer of a model."""
+    ends = GenerationConfig.from_pretrained(folder).eos_token_id
+    of_processor = getattr(AutoProcessor.from_pretrained(folder), "terminators", ())
+    return sorted({*(ends if isinstance(ends, list) else [ends]), *of_processor})
 
 
 def request(model: str, question: str, about: int = 0, **fields: Any) -> dict[str, Any]:
