@@ -1,4 +1,7 @@
-"""A hub on loopback: folders as repositories, served as far as huggingface_hub's client asks for them."""
+"""A hub on loopback: folders as repositories, served as far as huggingface_hub's client asks for them.
+
+A data set's name begins with datasets/, as in its address.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,10 @@ class Hub:
         pieces = path.strip("/").split("/")
         if pieces[:2] == ["api", "models"]:
             return self._told("/".join(pieces[2:4]), pieces[4:])
-        name = "/".join(pieces[:2])
+        if pieces[:2] == ["api", "datasets"]:
+            return self._told("/".join(pieces[1:4]), pieces[4:])
+        of_name = 3 if pieces[0] == "datasets" else 2
+        name, pieces = "/".join(pieces[:of_name]), pieces[of_name - 2 :]
         if len(pieces) < 5 or pieces[2] != "resolve" or name not in self.repositories:
             return self._absent("RepoNotFound")
         content = self.repositories[name].get("/".join(pieces[4:]))

@@ -169,7 +169,7 @@ def test_answers_are_scored_without_a_model(tmp_path):
 def test_strict_metric_and_comparison(tmp_path, capsys):
     assert main(score_pope(tmp_path / "a")) == 0
     assert main(score_pope(tmp_path / "b", "--strict-metric")) == 0
-    assert "pope v1: tiny-model, 42 rows" in capsys.readouterr().out
+    assert "pope v2: tiny-model, 42 rows" in capsys.readouterr().out
     assert (
         main(["eval", "--compare", str(tmp_path / "a" / "pope"), str(tmp_path / "b" / "pope"), "--json"]) == 0
     )
@@ -216,6 +216,10 @@ def test_a_benchmark_of_ones_own(model, data, tmp_path, capsys):
         (["eval", "worlds", "--shard", "4/4"], "does not exist"),
         (["eval", "worlds", "--api", "http://127.0.0.1:9"], "--api needs --model"),
         (["eval", "pope", "mme", "--answers", "x"], "only one"),
+        (["eval", "pope", "--answers", "x", "--limit", "3"], "--limit tells how a model is asked, but"),
+        (["eval", "pope", "--answers", "x", "--style", "llava", "--batch", "2"], "--style, --batch tells"),
+        (["eval", "worlds", "--published-as", "llava-v1.5-7b"], "belongs to --compare published"),
+        (["eval", "worlds", "--out", __file__], "is a file; name a folder"),
     ],
 )
 def test_wrong_usage(arguments, told, capsys, tmp_path, monkeypatch):
@@ -223,3 +227,22 @@ def test_wrong_usage(arguments, told, capsys, tmp_path, monkeypatch):
     (tmp_path / "runs" / "data" / "worlds" / "images").mkdir(parents=True)
     assert main(arguments) == WRONG_USAGE
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "rank", "here", "chosen"),
+    [
+        ("auto", "1", ["cuda:0", "cuda:1", "cpu"], {"device": "cuda:1"}),
+        ("auto", "1", ["cpu"], {}),
+        ("auto", None, ["cuda:0", "cuda:1", "cpu"], {}),
+        ("cpu", "1", ["cuda:0", "cuda:1", "cpu"], {}),
+    ],
+)
+def test_every_rank_has_a_gpu_of_its_own(device, rank, here, chosen, monkeypatch):
+    from beholder.cli import eval as verb
+
+    monkeypatch.setattr("beholder.core.device.available_devices", lambda: here)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert verb.device_of_rank(device) == chosen

@@ -101,6 +101,24 @@ def test_unread_reviews_can_be_left_out(tmp_path):
     assert record.values["relative"] == 97.4
 
 
+def test_the_rules_of_the_judge_are_those_of_llava(tmp_path):
+    """The data set of the hub has none, so what is built in must be what the file says."""
+    data = data_of("llava-bench", tmp_path)
+    before = find_task("llava-bench").load(data)
+    (data / "rule.json").unlink()
+    assert find_task("llava-bench").load(data) == before
+
+
+def test_a_judge_who_took_no_part_is_not_in_the_card(tmp_path):
+    asker = judge("http://127.0.0.1:9", tmp_path)
+    folder = LLAVA / "pope"
+    record = score_answers(find_task("pope"), folder / "answers.jsonl", folder, tmp_path / "a", judge=asker)
+    reviews = LLAVA / "llavabench" / "review_alt.jsonl"
+    data = data_of("llava-bench", tmp_path)
+    again = score_answers(find_task("llava-bench"), reviews, data, tmp_path / "b", judge=asker)
+    assert not {"judge", "judged"} & (record.settings.keys() | again.settings.keys())
+
+
 def test_without_a_judge(tmp_path):
     folder = BENCHES["llava-bench"]
     with pytest.raises(ConfigError, match="--judge"):

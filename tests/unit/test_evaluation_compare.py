@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,19 @@ def test_runs_of_other_rows_are_refused(tmp_path):
         compare(one, other)
     with pytest.raises(InputError, match="there is no"):
         compare(one, tmp_path / "c")
+
+
+def test_runs_by_other_rules_or_about_other_questions_are_refused(tmp_path):
+    one, other = run(tmp_path / "a", {"x": True}), run(tmp_path / "b", {"x": True})
+    card("pope v1", "m", accuracy=1).write(one / "score.json")
+    assert compare(one, other).rows == 1, "one without a card may be anything"
+    card("pope v2", "m", accuracy=1).write(other / "score.json")
+    with pytest.raises(InputError, match=r"is scored by pope v1 and .* by pope v2, so they do not compare"):
+        compare(one, other)
+    asked = card("pope v2", "m", accuracy=1)
+    replace(asked, settings={**asked.settings, "data": "abc"}).write(one / "score.json")
+    with pytest.raises(InputError, match="were asked other questions"):
+        compare(one, other / "answers.jsonl")
 
 
 def card(measure: str, subject: str, points: tuple[str, ...] = (), **figures: float) -> RunRecord:

@@ -216,3 +216,10 @@ def test_tdiuc_means_over_kinds():
     assert figures["accuracy"].value == 0.75
     assert figures["arithmetic_mean"].value == pytest.approx((2 / 3 + 1) / 2)
     assert figures["harmonic_mean"].value == pytest.approx(2 / (3 / 2 + 1))
+
+
+def test_rows_about_one_picture_have_an_interval_too():
+    """One group gives every draw the same mean, and so a width of nothing."""
+    found = mean([1, 0, 1, 1, 0, 1, 1, 0], ["a"] * 8)
+    assert found == mean([1, 0, 1, 1, 0, 1, 1, 0])
+    assert found.low < found.value < found.high

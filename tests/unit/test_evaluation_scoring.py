@@ -23,6 +23,7 @@ from beholder.evaluation.run import RowsFailed, run_task
 from beholder.evaluation.scoring import score_answers
 from beholder.evaluation.shards import Shard
 from beholder.evaluation.sheets import write_sheet
+from beholder.evaluation.task import Reply
 from beholder.evaluation.tasks import find_task
 
 ROWS = [
@@ -98,6 +99,14 @@ def test_endings_are_those_of_the_originals_or_ones_own(bench):
     for style in ("llava", "plain"):
         asked = endings(find_task(str(bench)), style)
         assert asked == [" In a word.", letters + " In a word.", " In a word.", " In a word."]
+
+
+@pytest.mark.parametrize(("said", "is_right"), [("心形。", True), ("心形", True), ("圆形。", False)])
+def test_an_answer_in_chinese_is_right_with_its_full_stop(said: str, is_right: bool, tmp_path: Path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"question": "红色的是什么形状？", "answer": "心形"}), encoding="utf-8")
+    task = find_task(str(path))
+    assert task.score(Reply(said), task.rows(path)[0])["right"] is is_right
 
 
 def test_the_built_in_model_is_asked_plainly(bench, tmp_path):
@@ -221,6 +230,12 @@ def test_addresses(url, address):
     ("line", "told"),
     [
         ({"question": "q"}, "needs a question and one of answer"),
+        ([1], "line 1 is a list; a line is one JSON object"),
+        ({"question": 5, "answer": "x"}, "line 1: question is 5; it should be a text"),
+        ({"question": "q", "box": [1, 2, 3]}, r"box is \[1, 2, 3\]; it should be a list of four numbers"),
+        ({"question": "q", "answer": "x", "options": "ab"}, "options is 'ab'; it should be a list of texts"),
+        ({"question": "q", "answer": None}, "needs a question and one of answer"),
+        ({"question": "q", "answer": "x", "image": ["a"]}, r"image is \['a'\]; it should be a text"),
         ({"question": "q", "answer": "x", "colour": 1}, r"unknown \['colour'\]"),
         ({"question": "q", "answer": "x", "options": ["a", "b"]}, "none of the options"),
     ],
@@ -230,6 +245,13 @@ def test_lines_that_cannot_be_scored(tmp_path, line, told):
     task = find_task(str(tmp_path / "mine.jsonl"))
     with pytest.raises(InputError, match=told):
         task.load(tmp_path)
+
+
+def test_null_is_as_good_as_nothing(tmp_path):
+    line = {"question": "q", "answer": 3, "options": None, "box": None, "category": None, "id": None}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(line))
+    (row,) = find_task(str(tmp_path / "mine.jsonl")).load(tmp_path)
+    assert (row["id"], row["answers"], row["category"]) == ("1", ["3"], "")
 
 
 def test_answers_of_every_form_are_read(tmp_path):

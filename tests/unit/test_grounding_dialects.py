@@ -14,7 +14,7 @@ from PIL import Image
 from beholder.core.errors import ConfigError, InputError
 from beholder.core.types import Box
 from beholder.grounding.dialects import DIALECTS, frame_of, place, read_boxes, to_fractions, write_boxes
-from beholder.grounding.draw import COLOURS, draw_boxes, find_font, has_characters, ink_on
+from beholder.grounding.draw import COLOURS, draw_boxes, ink_on
 from beholder.grounding.export import BoxedPicture, to_coco, to_csv, to_label_studio
 from beholder.grounding.phrases import read_phrases
 
@@ -158,16 +158,6 @@ def test_a_label_without_room_is_told(caplog):
 
 def test_ink_is_readable_on_every_colour():
     assert [ink_on(colour) for colour in ("#000000", "#f0e442", "#0072b2")] == ["white", "black", "white"]
-
-
-def test_missing_characters_are_noticed(caplog):
-    plain = find_font("dog", 12)
-    assert has_characters(plain, "dog 1")
-    assert not has_characters(plain, "狗")
-    drawn = draw_boxes(Image.new("RGB", (200, 100)), [Box(10, 40, 90, 90)], ["狗"])
-    assert drawn.size == (200, 100)
-    with pytest.raises(InputError, match="cannot be read as a typeface"):
-        find_font("dog", 12, "nowhere.ttf")
 
 
 PICTURES = (

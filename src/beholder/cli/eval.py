@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +38,7 @@ def evaluate(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Holds the data, or a folder named as the benchmark that does; what can be drawn is drawn.",
+            help="Holds the data, or a folder named as the benchmark that does; drawn or fetched if needed.",
             show_default="runs/data",
         ),
     ] = None,
@@ -106,6 +107,13 @@ def evaluate(
     tasks = [find_task(name) for name in names]
     if answers and len(tasks) > 1:
         raise ConfigError("--answers belongs to one benchmark; name only one")
+    if published_as and not chosen:
+        raise ConfigError(f"--published-as belongs to --compare {PUBLISHED}, which is not given")
+    asking = {"--api": api, "--style": style, "--shard": shard, "--limit": limit, "--batch": batch}
+    if answers and (given := [name for name, value in asking.items() if value]):
+        raise ConfigError(f"{', '.join(given)} tells how a model is asked, but with --answers none is")
+    if out and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; name a folder")
     asker = make_judge(judge, judge_model, out or Path("runs/eval"))
     if answers:
         records = score_file(tasks[0], answers, data, out, model, strict, asker)
@@ -115,7 +123,8 @@ def evaluate(
         settings["asked_as"] = known_style(style)
         where = {"device": device, "dtype": dtype}
         records = ask_model(tasks, model, data, out, api, style, shard, settings, where)
-    show(records, as_json, published_as, bool(chosen))
+    if records:  # of a part there are none, unless it was the last to end
+        show(records, as_json, published_as, bool(chosen))
 
 
 def make_judge(url: str | None, name: str, home: Path) -> Judge | None:
@@ -138,7 +147,7 @@ def score_file(
 
     if not answers.exists():
         raise InputError(f"there is no file {answers}")
-    folder = data_folder(task, data)
+    folder = data_folder(task, data, is_asked=False)
     target = (out or Path("runs/eval") / answers.stem) / task.name
     try:
         record = score_answers(task, answers, folder, target, subject=subject, strict=strict, judge=judge)
@@ -152,12 +161,14 @@ def ask_model(
     shard: str | None, settings: dict[str, object], where: dict[str, str],
 ) -> dict[str, RunRecord]:  # fmt: skip
     """Score cards of a model, each written as soon as its benchmark is done."""
-    from beholder.evaluation.run import run_task
     from beholder.evaluation.shards import Shard
 
-    folders = [data_folder(task, data) for task in tasks]
     part = Shard.read(shard) if shard else Shard.of_environment()
-    vlm, weights, home = remote(api, model, style) if api else local(model, where)
+    server = remote(api, model, style) if api else None
+    folders = [data_folder(task, data) for task in tasks]
+    from beholder.evaluation.run import run_task  # torch loads here: not for nothing, the data are there
+
+    vlm, weights, home = server or local(model, where | device_of_rank(where["device"]))
     records: dict[str, RunRecord] = {}
     for task, folder in zip(tasks, folders, strict=True):
         target = (out or home) / task.name
@@ -173,11 +184,14 @@ def ask_model(
                 **settings,  # type: ignore[arg-type]
             )
         finally:
-            tell(task, folder, target)
+            if part is None:
+                tell(task, folder, target)
         if record is None and part:
             told = f"part {part.index} of {part.count} is done; the last to end writes the score"
             print(f"{target}: {told}", file=sys.stderr)
         elif record:
+            if part:  # one process alone: the others would write over each other
+                tell(task, folder, target)
             records[task.name] = record
     return records
 
@@ -190,6 +204,16 @@ def local(model: str | None, where: dict[str, str]) -> tuple[VLM, str, Path]:
     weights = hash_weights(checkpoint_folder(model))
     home = Path("runs/eval") / f"{Path(model or BUILT_IN).name}-{weights[:8]}"
     return load(model, **where), weights, home
+
+
+def device_of_rank(device: str) -> dict[str, str]:
+    """Under torchrun each process of a machine has a GPU of its own, unless a device is named."""
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is None or device != "auto":
+        return {}
+    from beholder.core.device import available_devices
+
+    return {"device": f"cuda:{rank}"} if available_devices()[0].startswith("cuda") else {}
 
 
 def known_style(name: str) -> str:
@@ -212,13 +236,15 @@ def remote(url: str, model: str | None, style: str) -> tuple[RemoteModel, str, P
     return RemoteModel(Endpoint(url), model, style), "", Path("runs/eval") / f"api-{Path(model).name}"
 
 
-def data_folder(task: Task, data: Path | None) -> Path:
-    """Where a benchmark's data are, in the folder itself or below it; drawn now if they can be."""
+def data_folder(task: Task, data: Path | None, is_asked: bool = True) -> Path:
+    """Where a benchmark's data are, in the folder itself or below it; drawn or fetched now if they can be."""
     given = data or task.home or Path("runs/data")
     folder = given if task.find_source(given) else given / task.name
     if task.draw and not folder.exists():
         print(f"{task.name}: drawing the pictures into {folder}", file=sys.stderr)
-    task.prepare(folder)
+    if task.fetch and not task.find_source(folder):
+        print(f"{task.name}: fetching the data from the hub into {folder}", file=sys.stderr)
+    task.prepare(folder, is_asked)
     return folder
 
 

@@ -90,16 +90,13 @@ def pin_of(folder: Path, patterns: Sequence[str]) -> Pin | None:
     return Pin(folder.name, {str(path.relative_to(folder)): path.stat().st_size for path in found})
 
 
-def snapshot_folder(name: str, commit: str) -> Path:
-    """Where the download cache keeps a commit of a repository."""
+def snapshot_folder(name: str, commit: str, kind: str = "model") -> Path:
+    """Where the download cache keeps a commit of a repository; `kind` is model or dataset."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
     return (
-        Path(constants.HF_HUB_CACHE)
-        / repo_folder_name(repo_id=name, repo_type="model")
-        / "snapshots"
-        / commit
+        Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind) / "snapshots" / commit
     )
 
 

@@ -53,10 +53,17 @@ def ratio(above: Array, below: Array) -> Array:
 
 
 def mean(values: Iterable[float], groups: Iterable[Hashable] | None = None) -> Interval:
-    """The mean of values; `groups` names what belongs together (questions about one picture)."""
+    """The mean of values; `groups` names what belongs together (questions about one picture).
+
+    Where all belong to one group, nothing can be drawn among groups, so the values are drawn one by one: an
+    interval without any width would claim what nobody knows.
+    """
     kept = [float(value) for value in values]
+    names: Sequence[Hashable] = range(len(kept)) if groups is None else list(groups)
+    if len(set(names)) == 1 and len(names) == len(kept):
+        names = range(len(kept))
     sums: dict[Hashable, list[float]] = {}
-    for value, group in zip(kept, range(len(kept)) if groups is None else groups, strict=True):
+    for value, group in zip(kept, names, strict=True):
         total = sums.setdefault(group, [0.0, 0.0])
         total[0] += value
         total[1] += 1

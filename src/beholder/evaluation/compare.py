@@ -62,6 +62,7 @@ def read_credits(path: Path) -> dict[str, float]:
 def compare(first: Path, second: Path) -> Comparison:
     """Paired test of two runs: McNemar's (exact) where rows are right or wrong, else by bootstrap."""
     one, other = read_credits(first), read_credits(second)
+    _must_be_alike(first, second)
     if one.keys() != other.keys():
         alone = sorted(one.keys() ^ other.keys())
         raise InputError(
@@ -86,6 +87,21 @@ def compare(first: Path, second: Path) -> Comparison:
         lost=lost,
         won=won,
     )
+
+
+def _must_be_alike(first: Path, second: Path) -> None:
+    """Two scores compare only if they follow the same rules about the same questions."""
+    cards = [(path if path.is_dir() else path.parent) / "score.json" for path in (first, second)]
+    if not all(card.exists() for card in cards):
+        return
+    one, other = (RunRecord.read(card) for card in cards)
+    if one.measure != other.measure:
+        raise InputError(
+            f"{first} is scored by {one.measure} and {second} by {other.measure}, so they do not compare; "
+            "score the older answers again with --answers"
+        )
+    if one.settings.get("data") != other.settings.get("data"):
+        raise InputError(f"{first} and {second} were asked other questions, so they do not compare")
 
 
 def mcnemar(lost: int, won: int) -> float:

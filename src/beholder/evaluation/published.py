@@ -17,6 +17,7 @@ ZOO = "model zoo of InternVL's internvl_chat_llava README"
 LLAVA_ZOO = "model zoo of LLaVA"
 QIHOO_README = "README of 360VL"
 COGVLM_README = "README of CogVLM"
+LLAVA_DOCS = "https://github.com/haotian-liu/LLaVA/blob/main/docs/Evaluation.md"
 
 
 def zoo(*figures: float, tolerance: float = 0.5) -> Published:

@@ -87,7 +87,9 @@ def score_answers(
     rows = task.load(data)
     _claim(out, {"task": task.measure, "answers": hashlib.sha256(answers.read_bytes()).hexdigest()[:16]})
     found = _judged_already(task, answers, rows)
-    if found is None:
+    if found is not None:
+        judge = None  # whatever is named now took no part
+    else:
         said = read_answers(answers, task.skips_broken_lines)
         pairs = (task.pair or by_row())(said, rows)
         subject = subject or next(
@@ -179,7 +181,7 @@ def write_card(
         measure=task.measure,
         values=flatten(task.summarize(scores, strict)),
         samples=len(scored),
-        settings=about | (judge.describe() if judge else {}),
+        settings=about | (judge.describe() if judge and task.review else {}),
         seconds=seconds,
     )
     record.write(out / "score.json")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,7 +118,10 @@ class Task:
     reviews: Callable[[Sequence[tuple[Row, Reply, Scores]]], Mapping[str, bytes]] | None = None
     grades: Callable[[Path, Sequence[Row]], list[Scores]] | None = None  # reads a file of grades
     strict_summary: Callable[[Sequence[Scores]], Mapping[str, Interval]] | None = None
-    fetch: Callable[[Path], None] | None = None  # gets the data from the Hugging Face hub
+    # Get the data from the hub: what scoring needs; and what only asking does, unless it is there.
+    fetch: Callable[[Path], None] | None = None
+    fetch_pictures: Callable[[Path], None] | None = None
+    origin: str = ""  # where the authors publish data that are not fetched
     home: Path | None = None  # the data folder, where the task itself knows it
 
     @property
@@ -141,27 +145,40 @@ class Task:
         """The figures over all scores, as the original counts or without its quirks."""
         return (self.strict_summary if is_strict and self.strict_summary else self.summary)(scores)
 
-    def prepare(self, data: Path) -> None:
-        """Draw or fetch a benchmark, unless its data are there; a drawn one appears when it is whole."""
+    def prepare(self, data: Path, is_asked: bool = True) -> None:
+        """Draw or fetch a benchmark, unless its data are there; a drawn one appears when it is whole.
+
+        Pictures that nobody will look at, as answers are there already, are not fetched for themselves.
+        """
         if self.fetch and self.find_source(data) is None:
             self.fetch(data)
+        if self.fetch_pictures and is_asked:
+            self.fetch_pictures(data)
         if self.draw and not data.exists():
-            unfinished = data.with_name(f"{data.name}.drawing")
+            unfinished = data.with_name(f"{data.name}.drawing.{os.getpid()}")
             self.draw(unfinished)
-            os.rename(unfinished, data)
+            settle(unfinished, data)
+        if self.find_source(data) is None:
+            raise self._missing(data)
 
     def find_source(self, data: Path) -> Path | None:
         """The file (or folder) of the questions: of the first alternative that is there the last by name."""
         found = (max(data.glob(pattern), default=None) for pattern in self.source.split("|"))
         return next((path for path in found if path), None)
 
+    def _missing(self, data: Path) -> InputError:
+        wanted = self.source.replace("|", " or ")
+        from_where = f": {self.origin}" if self.origin else ""
+        return InputError(
+            f"{data} has no {wanted}, so it is not the data of {self.name}; "
+            f"give the folder that has it with --data{from_where}"
+        )
+
     def load(self, data: Path) -> Sequence[Row]:
         """All rows of a data folder. Answers are kept under their ids, so ids that repeat are an error."""
         path = self.find_source(data)
         if path is None:
-            raise InputError(
-                f"{data} has no {self.source}, so it is not the data of {self.name}; mend --data"
-            )
+            raise self._missing(data)
         try:
             rows = self.rows(path)
         except InputError:
@@ -185,6 +202,16 @@ class Task:
         """What the model is shown and asked for one row."""
         text = (style or self.style("")).text(row)
         return (Message.user(text) if picture is None else Message.user(picture, text),)
+
+
+def settle(unfinished: Path, folder: Path) -> None:
+    """Give a folder that is whole its name; where another process was quicker, its work stands."""
+    try:
+        os.rename(unfinished, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(unfinished)
 
 
 def open_row_picture(data: Path, image: str) -> Image | None:

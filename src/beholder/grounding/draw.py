@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
+import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from beholder.core.errors import InputError
 from beholder.core.types import Box
+from beholder.grounding.typefaces import Typeface, find_typeface
 
 # Okabe and Ito's palette, strongest first; every further box begins again.
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
 MARGIN = 2  # pixels around a label's text
 SMALLEST = 8  # a label is not written smaller than this
-MISSING = "\uffff"  # no typeface has this character, so its shape is that of any character that is missing
-# Where systems keep typefaces, and parts of the names of those with more than Latin characters.
-FONT_FOLDERS = {
-    "linux": ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts"),
-    "darwin": ("/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts"),
-    "win32": ("C:/Windows/Fonts",),
-}
-WIDE_FONTS = (
-    "DejaVuSans.ttf", "NotoSansCJK", "NotoSansSC", "NotoSerifCJK", "SourceHanSans", "wqy-",
-    "DroidSansFallback", "PingFang", "STHeiti",
-    "Hiragino", "msyh", "simhei", "simsun", "unifont", "uming", "ukai",
-)  # fmt: skip
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Area = tuple[float, float, float, float]
 
 log = logging.getLogger("beholder")
@@ -44,7 +28,8 @@ def draw_boxes(
     """A copy of the picture with the boxes, each in its own colour, and with labels where they are given.
 
     No label lies on another; one for which there is no room is left out with a warning. `font` is a typeface
-    file; left out, one is looked for that has the characters.
+    file; left out, one is looked for that has the characters. A label that no typeface has is the number of
+    its box (from 1), with a warning: never empty boxes in place of characters.
     """
     if labels and len(labels) != len(boxes):
         raise InputError(f"{len(boxes)} boxes have {len(labels)} labels; give one for each box or none")
@@ -58,9 +43,25 @@ def draw_boxes(
     taken: list[Area] = []
     for number, label in enumerate(labels):
         colour = COLOURS[number % len(COLOURS)]
-        if label and not _write(canvas, copy.size, label, frames[number], colour, taken, font, shortest):
-            log.warning("there is no room for the label %r", label)
+        text, face = _written(label, number + 1, str(font or ""))
+        if text and not _write(canvas, copy.size, text, frames[number], colour, taken, face, shortest):
+            log.warning("there is no room for the label %r", text)
     return copy
+
+
+def _written(label: str, number: int, font: str) -> tuple[str, Typeface]:
+    """A label as it is drawn, in a typeface that has all of it; where none has, the number of the box."""
+    text = re.sub(r"[^\S\n]", " ", label)
+    if face := find_typeface(text, font):
+        return text, face
+    if font:
+        log.warning("%s lacks characters of the label %r; its box is called %d", font, label, number)
+    else:
+        log.warning(
+            "no typeface here has all characters of the label %r; its box is called %d. Install Noto Sans "
+            "CJK (Debian: fonts-noto-cjk) or name a typeface file", label, number,
+        )  # fmt: skip
+    return str(number), Typeface()
 
 
 def _corners(box: Box) -> Area:
@@ -72,12 +73,12 @@ def _corners(box: Box) -> Area:
 
 def _write(
     canvas: ImageDraw.ImageDraw, size: tuple[int, int], label: str, frame: Area, colour: str,
-    taken: list[Area], font: str | Path | None, shortest: int,
+    taken: list[Area], typeface: Typeface, shortest: int,
 ) -> bool:  # fmt: skip
     """Write a label where it fits: at its box if it can be, elsewhere if not, smaller if it must be."""
     points = max(10, round(shortest / 25))
     while points >= SMALLEST:
-        face = find_font(label, points, str(font) if font else None)
+        face = typeface.at(points)
         left, top, right, bottom = canvas.multiline_textbbox((0, 0), label, font=face)
         width, height = right - left + 2 * MARGIN, bottom - top + 2 * MARGIN
         area = next((a for a in _places(frame, width, height, size) if _is_free(a, size, taken)), None)
@@ -121,50 +122,3 @@ def ink_on(colour: str) -> str:
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)]
     light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return "black" if light > 0.179 else "white"
-
-
-def find_font(text: str, points: int, file: str | None = None) -> Font:
-    """A typeface that has the characters of a text: the one given, Pillow's own, or one of the system's."""
-    if file:
-        try:
-            return ImageFont.truetype(file, points)
-        except OSError as error:
-            raise InputError(f"{file} cannot be read as a typeface: {error}") from error
-    plain = ImageFont.load_default(size=points)
-    if text.isascii() or has_characters(plain, text):
-        return plain
-    for path in wide_fonts():
-        face = ImageFont.truetype(path, points)
-        if has_characters(face, text):
-            return face
-    log.warning(
-        "no typeface here has all characters of %r; install Noto Sans CJK or name a typeface file", text
-    )
-    return plain
-
-
-def has_characters(font: Font, text: str) -> bool:
-    """Whether no character of a text looks like one that is missing."""
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        return text.isascii()
-    missing = _shape(font, MISSING)
-    return all(char.isspace() or _shape(font, char) != missing for char in set(text))
-
-
-def _shape(font: ImageFont.FreeTypeFont, char: str) -> tuple[tuple[int, int], bytes]:
-    mask = cast(Any, font.getmask(char))  # Pillow's own picture type, which its stubs do not describe
-    return mask.size, bytes(mask)
-
-
-@lru_cache(maxsize=1)
-def wide_fonts() -> tuple[str, ...]:
-    """Typeface files of this system that are known to hold thousands of characters."""
-    found: list[str] = []
-    for folder in FONT_FOLDERS.get(sys.platform, FONT_FOLDERS["linux"]):
-        for home, _, names in os.walk(os.path.expanduser(folder)):
-            found += [os.path.join(home, name) for name in sorted(names) if _is_wide(name)]
-    return tuple(found)
-
-
-def _is_wide(name: str) -> bool:
-    return name.lower().endswith((".ttf", ".ttc", ".otf")) and any(part in name for part in WIDE_FONTS)

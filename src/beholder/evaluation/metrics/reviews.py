@@ -16,6 +16,22 @@ from beholder.evaluation.bootstrap import Array
 CHECKER = "You are a helpful and precise assistant for checking the quality of the answer."
 REVIEW_SETTINGS = {"temperature": 0.2, "max_tokens": 1024}
 FAILED = (-1.0, -1.0)
+# What llava/eval/table/rule.json says about all three kinds of questions in the wild.
+_WILD_RULE = (
+    "We would like to request your feedback on the performance of two AI assistants in response to the user"
+    " question displayed above. The user asks the question on observing an image. For your reference, the"
+    " visual content in the image is represented with a few sentences describing the image. \nPlease rate the"
+    " helpfulness, relevance, accuracy, level of details of their responses. Each assistant receives an"
+    " overall score on a scale of 1 to 10, where a higher score indicates better overall performance.\nPlease"
+    " first output a single line containing only two values indicating the scores for Assistant 1 and 2,"
+    " respectively. The two scores are separated by a space.\nIn the subsequent line, please provide a"
+    " comprehensive explanation of your evaluation, avoiding any potential bias and ensuring that the order"
+    " in which the responses were presented does not affect your judgment."
+)
+IN_THE_WILD = {
+    f"llava_bench_{kind}": {"role": "Assistant", "prompt": _WILD_RULE}
+    for kind in ("conv", "detail", "complex")
+}
 
 
 def review_messages(

@@ -29,6 +29,7 @@ TASKS = {
     "mmbench-test": "mmbench:MMBENCH_TEST",
     "mmbench-cn-test": "mmbench:MMBENCH_CN_TEST",
     "seed": "seed:SEED",
+    "seed-image": "seed:SEED_IMAGE",
     "mmmu": "mmmu:MMMU",
     "refcoco-val": "refcoco:REFCOCO",
     "refcoco-testA": "refcoco:REFCOCO",

@@ -57,4 +57,5 @@ CAPTCHA = Task(
     score=score,
     summary=summary,
     max_tokens=16,
+    origin="`beholder data captchas` draws it, `beholder data split` makes it of pictures that are here",
 )

@@ -17,6 +17,7 @@ from beholder.evaluation.pairing import by_row
 from beholder.evaluation.prompts import LOADER_TOKENS
 from beholder.evaluation.task import Pair, Reply, Row, Scores, Style, Task
 
+KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 ASK = "Provide a one-sentence caption for the provided image."
 DESCRIBE = Style(prompt="Describe the image.", max_tokens=LOADER_TOKENS, template="base")
 
@@ -87,7 +88,7 @@ def results(pairs: Sequence[Pair], data: Path) -> dict[str, bytes]:
     }
 
 
-def _task(name: str, source: str) -> Task:
+def _task(name: str, source: str, origin: str) -> Task:
     return Task(
         name=name,
         version=1,
@@ -101,9 +102,18 @@ def _task(name: str, source: str) -> Task:
         pair=by_row(),
         headline="cider",
         submit=results,
+        origin=origin,
     )
 
 
-COCO_CAPTIONS = _task("coco-captions", "dataset_coco.json|captions_val2014.json|coco_karpathy_test*.json")
-NOCAPS = _task("nocaps", "nocaps_val*.json")
-FLICKR30K = _task("flickr30k", "dataset_flickr30k.json|flickr30k_karpathy_test*.json")
+COCO_CAPTIONS = _task(
+    "coco-captions",
+    "dataset_coco.json|captions_val2014.json|coco_karpathy_test*.json",
+    f"the split is in {KARPATHY}, annotations and pictures are on https://cocodataset.org",
+)
+NOCAPS = _task("nocaps", "nocaps_val*.json", "it is on https://nocaps.org/download")
+FLICKR30K = _task(
+    "flickr30k",
+    "dataset_flickr30k.json|flickr30k_karpathy_test*.json",
+    f"the split is in {KARPATHY}, the pictures are given out on https://shannon.cs.illinois.edu/DenotationGraph/",
+)

@@ -7,9 +7,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from beholder.core.errors import InputError
 from beholder.evaluation.bootstrap import mean
@@ -22,7 +22,40 @@ from beholder.evaluation.pairing import by_row
 from beholder.evaluation.prompts import LETTER, SHORT
 from beholder.evaluation.task import PLAIN, Reply, Row, Scores, Style, Task
 
-KNOWN = {"id", "image", "question", "answer", "answers", "options", "box", "category", "prompt"}
+CHINESE_MARKS = "。，！？；：、"
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_short(value: object) -> bool:
+    return isinstance(value, str | int | float)
+
+
+def _is_list(value: object) -> bool:
+    entries = cast("list[object]", value) if isinstance(value, list) else ()
+    return len(entries) > 0 and all(map(_is_short, entries))
+
+
+def _is_box(value: object) -> bool:
+    if not isinstance(value, list):
+        return False
+    corners = cast("list[object]", value)
+    return len(corners) == 4 and all(isinstance(one, int | float) for one in corners)
+
+
+KNOWN: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "id": (_is_short, "a text or a number"),
+    "image": (_is_text, "a text"),
+    "question": (_is_text, "a text"),
+    "answer": (_is_short, "a text or a number"),
+    "answers": (_is_list, "a list of texts"),
+    "options": (_is_list, "a list of texts"),
+    "box": (_is_box, "a list of four numbers, the corners x1, y1, x2, y2 in pixels"),
+    "category": (_is_text, "a text"),
+    "prompt": (_is_text, "a text"),
+}
 
 
 def rows(path: Path) -> list[Row]:
@@ -30,12 +63,19 @@ def rows(path: Path) -> list[Row]:
     return [_row(line, number, path) for number, line in enumerate(read_json_lines(path), 1)]
 
 
-def _row(line: Mapping[str, Any], number: int, path: Path) -> Row:
-    if unknown := sorted(line.keys() - KNOWN):
+def _row(given: object, number: int, path: Path) -> Row:
+    if not isinstance(given, dict):
+        raise InputError(f"{path}, line {number} is a {type(given).__name__}; a line is one JSON object")
+    line = {key: value for key, value in cast("dict[str, Any]", given).items() if value is not None}
+    if unknown := sorted(line.keys() - KNOWN.keys()):
         raise InputError(f"{path}, line {number}: unknown {unknown}; known: {', '.join(sorted(KNOWN))}")
     if "question" not in line or not line.keys() & {"answer", "answers", "box"}:
         raise InputError(f"{path}, line {number} needs a question and one of answer, answers or box")
-    options: list[str] = line.get("options", [])
+    for key, value in line.items():
+        is_right, wanted = KNOWN[key]
+        if not is_right(value):
+            raise InputError(f"{path}, line {number}: {key} is {value!r}; it should be {wanted}")
+    options = [str(one) for one in line.get("options", [])]
     answers: list[str] = [
         str(one) for one in line.get("answers", [line["answer"]] if "answer" in line else [])
     ]
@@ -82,8 +122,13 @@ def score(reply: Reply, row: Row) -> Scores:
         options = dict(zip(LETTERS, row["options"], strict=False))
         letter = plain_letter(reply.text, list(options)) or inferred_letter(reply.text, options)
         return told | {"letter": letter, "right": letter == row["answers"][0], "expected": row["answers"][0]}
-    right = normal_form(reply.text) in {normal_form(answer) for answer in row["answers"]}
+    right = _form(reply.text) in {_form(answer) for answer in row["answers"]}
     return told | {"right": right, "expected": row["answers"]}
+
+
+def _form(answer: str) -> str:
+    """The normal form, which knows no Chinese marks: at the end they go first, as its own do."""
+    return normal_form(answer.strip().rstrip(CHINESE_MARKS))
 
 
 def summary(scores: Sequence[Scores]) -> dict[str, Interval]:
@@ -106,7 +151,7 @@ def custom_task(path: Path) -> Task:
         raise InputError(f"there is no file {path}")
     return Task(
         name=path.stem,
-        version=1,
+        version=2,
         protocol="letters, boxes at IoU 0.5, or equal answers in normal form",
         source=path.name,
         rows=rows,

@@ -120,5 +120,6 @@ GQA = Task(
     pair=by_row(),
     points=("distribution",),
     convert=predictions,
+    origin="it is on https://cs.stanford.edu/people/dorarad/gqa/download.html",
     published=(zoo(62.0, 63.3, 62.9, 63.9, 64.1),),
 )

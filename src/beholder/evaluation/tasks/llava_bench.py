@@ -10,9 +10,11 @@ from typing import Any, cast
 from beholder.core.errors import InputError
 from beholder.evaluation.bootstrap import Array, Formula, figure, ratio
 from beholder.evaluation.files import Said, json_lines, read_json, read_json_lines
+from beholder.evaluation.hub import copy_files
 from beholder.evaluation.intervals import Interval
 from beholder.evaluation.metrics.reviews import (
     FAILED,
+    IN_THE_WILD,
     REVIEW_SETTINGS,
     read_pair,
     review_context,
@@ -25,16 +27,26 @@ from beholder.evaluation.published import llava_zoo
 from beholder.evaluation.task import AskJudge, Reply, Row, Scores, Task
 
 RULES = "rule.json"
+REPOSITORY = "liuhaotian/llava-bench-in-the-wild"
+FETCHED = ["images/*", "answers_gpt4.jsonl", "context.jsonl", "questions.jsonl"]
+
+
+def fetch(data: Path) -> None:
+    """The hub's data set, which has all but the judge's rules."""
+    copy_files(REPOSITORY, FETCHED, data)
 
 
 def rows(path: Path, in_the_wild: bool) -> list[Row]:
-    """Questions with the words that describe their picture, GPT-4's answers and the judge's rules."""
+    """Questions with the words that describe their picture, GPT-4's answers and the judge's rules.
+
+    The rules for questions in the wild, which their data set lacks, are LLaVA's unless a file has others.
+    """
     folder = path.parent
     contexts = {entry["image"]: entry for entry in read_json_lines(folder / "context.jsonl")}
     names = ("answers_gpt4.jsonl", "answers_ref.jsonl", "qa90_gpt4_answer.jsonl")
     reference = next((folder / name for name in names if (folder / name).exists()), folder / names[0])
     answers = {str(line["question_id"]): line for line in read_json_lines(reference)}
-    rules = read_json(folder / RULES)
+    rules = IN_THE_WILD if in_the_wild and not (folder / RULES).exists() else read_json(folder / RULES)
     found: list[Row] = []
     for line in read_json_lines(path):
         name = str(line["question_id"])
@@ -145,7 +157,7 @@ def strict_summary(scores: Sequence[Scores]) -> dict[str, Interval]:
 def _task(name: str, in_the_wild: bool, **more: Any) -> Task:
     return Task(
         name=name,
-        version=1,
+        version=2,
         protocol="LLaVA eval_gpt_review + summarize_gpt_review @ c121f04, judge gpt-4-0314 at 0.2; "
         "the published figures were made with v1.1.1, which crops a picture to its middle, not padding it",
         source="questions.jsonl|qa90_questions.jsonl",
@@ -165,5 +177,10 @@ def _task(name: str, in_the_wild: bool, **more: Any) -> Task:
     )
 
 
-LLAVA_BENCH = _task("llava-bench", True, published=(llava_zoo(65.4, 72.5),))
-LLAVA_BENCH_COCO = _task("llava-bench-coco", False)
+LLAVA_BENCH = _task("llava-bench", True, published=(llava_zoo(65.4, 72.5),), fetch=fetch)
+LLAVA_BENCH_COCO = _task(
+    "llava-bench-coco",
+    False,
+    origin="questions and answers are in playground/data/coco2014_val_qa_eval, contexts and rules in "
+    "llava/eval/table of https://github.com/haotian-liu/LLaVA, pictures on https://cocodataset.org",
+)

@@ -128,6 +128,7 @@ def _task(name: str, pattern: str, ending: str, **more: Any) -> Task:
         styles={"cogvlm": Style(prompt="{question}" + ending, max_tokens=LONG_TOKENS, template="vqa")},
         pair=by_row(key_of, missing="empty"),
         submit=partial(_sheet, name, pattern),
+        origin="it is below https://download.openmmlab.com/mmclassification/datasets/mmbench/",
         **more,
     )
 

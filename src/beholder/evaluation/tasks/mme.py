@@ -9,6 +9,7 @@ from pathlib import Path
 from beholder.core.errors import InputError
 from beholder.evaluation.bootstrap import Array, figure
 from beholder.evaluation.files import Said
+from beholder.evaluation.hub import unpack
 from beholder.evaluation.intervals import Interval
 from beholder.evaluation.metrics.yes_no import first_line, first_word, mme_points, mme_reading, scores_of
 from beholder.evaluation.pairing import by_answer
@@ -21,6 +22,14 @@ PERCEPTION = (
 )  # fmt: skip
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 ASKS = "Please answer yes or no."
+
+
+RELEASE = "MME_Benchmark_release_version"
+
+
+def fetch(data: Path) -> None:
+    """The release, from where its authors' README sends everybody."""
+    unpack("darkyarding/MME", f"{RELEASE}.zip", data / RELEASE)
 
 
 def rows(path: Path) -> list[Row]:
@@ -141,9 +150,9 @@ def all_converted(pairs: Sequence[Pair], data: Path) -> dict[str, bytes]:
 
 MME = Task(
     name="mme",
-    version=1,
+    version=2,
     protocol="LLaVA model_vqa_loader + convert_answer_to_mme @ c121f04, calculator of the MME release",
-    source="MME_Benchmark_release_version",
+    source=RELEASE,
     rows=rows,
     score=score,
     strict=strict,
@@ -165,4 +174,5 @@ MME = Task(
         zoo(1510.7, 1531.3, 1525.1, 1546.9, 1579.0, tolerance=15),
         qihoo(1899.1, 1983.2, figure="total", tolerance=15),
     ),
+    fetch=fetch,
 )

@@ -141,7 +141,7 @@ def upload(pairs: Sequence[Pair], data: Path) -> dict[str, bytes]:
 
 MMMU = Task(
     name="mmmu",
-    version=1,
+    version=2,
     protocol="360VL model_vqa_mmmu @ ad6a11c; eval_mmmu of BAAI-DCAI/Bunny @ 08273ac",
     source="validation*.jsonl|answer_dict_val.json",
     rows=rows,

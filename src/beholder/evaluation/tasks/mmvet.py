@@ -132,5 +132,6 @@ MMVET = Task(
     convert=upload,
     review=review,
     grades=graded,
+    origin="it is https://github.com/yuweihao/MM-Vet/releases/download/v1/mm-vet.zip",
     published=(zoo(30.5, 35.4, 31.2, 33.7, 36.7, tolerance=1.5), cogvlm(52.8)),
 )

@@ -11,4 +11,5 @@ OKVQA = replace(
     name="okvqa",
     protocol="VQA evaluator (GT-Vision-Lab/VQA, vqaEval.py) on OK-VQA val2014",
     source="mscoco_val2014_annotations.json",
+    origin="it is on https://okvqa.allenai.org/download.html, its pictures on https://cocodataset.org",
 )

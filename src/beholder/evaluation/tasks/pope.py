@@ -22,7 +22,7 @@ from beholder.evaluation.metrics.yes_no import (
 )
 from beholder.evaluation.pairing import reply_of
 from beholder.evaluation.prompts import COGVLM_SHORT, LOADER_TOKENS, SHORT, SHORT_ANSWER, as_yes_or_no
-from beholder.evaluation.published import cogvlm, zoo
+from beholder.evaluation.published import LLAVA_DOCS, cogvlm, zoo
 from beholder.evaluation.task import Pair, Reply, Row, Scores, Style, Task
 
 log = logging.getLogger("beholder")
@@ -125,7 +125,7 @@ def summary(scores: Sequence[Scores]) -> dict[str, Interval]:
 
 POPE = Task(
     name="pope",
-    version=1,
+    version=2,
     protocol="LLaVA model_vqa_loader + eval_pope @ c121f04; mean F1 of adversarial, popular and random",
     source="llava_pope_test.jsonl",
     rows=rows,
@@ -143,5 +143,7 @@ POPE = Task(
     styles=COGVLM_SHORT | {"qh360vl": Style(prompt=as_yes_or_no, max_tokens=1280)},
     pair=by_order,
     headline="f1_mean",
+    origin=f"the list is in the eval.zip of {LLAVA_DOCS}, the labels are in output/coco of "
+    "https://github.com/AoiDragon/POPE, the pictures on https://cocodataset.org",
     published=(zoo(85.9, 85.9, 86.4, 87.1, 87.2), cogvlm(87.6, figure="f1.adversarial")),
 )

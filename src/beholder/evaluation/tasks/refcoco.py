@@ -74,7 +74,7 @@ def _task(name: str, split: str) -> Task:
     listed = name.upper().replace("+", "PLUS")
     return Task(
         name=f"{name}-{split}",
-        version=1,
+        version=2,
         protocol="360VL model_vqa_refcoco + compute_precision @ ad6a11c; hit at IoU 0.5",
         source=f"{listed}_{split.upper()}_en_new.jsonl",
         rows=rows,
@@ -95,6 +95,8 @@ def _task(name: str, split: str) -> Task:
         pair=by_answer(unknown=unknown),
         reads_boxes=True,
         headline="precision",
+        origin="a line holds sent_id, img_path, expression, bbox (corners in pixels), height and width of an "
+        "expression of https://github.com/lichengunc/refer; pictures are COCO's, https://cocodataset.org",
     )
 
 

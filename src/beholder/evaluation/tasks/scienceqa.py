@@ -65,7 +65,7 @@ def summary(scores: Sequence[Scores]) -> dict[str, Interval]:
 
 SCIENCEQA = Task(
     name="scienceqa",
-    version=1,
+    version=2,
     protocol="LLaVA model_vqa_science --single-pred-prompt + eval_science_qa @ c121f04; the published "
     "figures were made with v1.1.1, which crops a picture to its middle instead of padding it",
     source="problems.json",
@@ -82,5 +82,6 @@ SCIENCEQA = Task(
     styles=COGVLM_SHORT,
     pair=by_row(missing="empty"),
     headline="image_accuracy",
+    origin="it is in data/scienceqa of https://github.com/lupantech/ScienceQA",
     published=(zoo(66.8, 71.6, 66.2, 70.1, 71.6),),
 )

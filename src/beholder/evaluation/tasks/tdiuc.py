@@ -82,4 +82,5 @@ TDIUC = Task(
     max_tokens=LOADER_TOKENS,
     styles=COGVLM_SHORT,
     pair=by_row(),
+    origin="it is on https://kushalkafle.com/projects/tdiuc.html, its pictures on https://cocodataset.org",
 )

@@ -15,7 +15,7 @@ from beholder.evaluation.intervals import Interval
 from beholder.evaluation.metrics.soft_score import textvqa_score
 from beholder.evaluation.pairing import by_answer
 from beholder.evaluation.prompts import COGVLM_SHORT, LOADER_TOKENS, SHORT
-from beholder.evaluation.published import zoo
+from beholder.evaluation.published import LLAVA_DOCS, zoo
 from beholder.evaluation.task import Reply, Row, Scores, Style, Task
 
 PROMPTS = "llava_textvqa_val_v051_ocr.jsonl"
@@ -89,7 +89,7 @@ def summary(scores: Sequence[Scores]) -> dict[str, Interval]:
 
 TEXTVQA = Task(
     name="textvqa",
-    version=1,
+    version=2,
     protocol="LLaVA model_vqa_loader + eval_textvqa @ c121f04; OCR tokens in the prompt",
     source="TextVQA_0.5.1_val.json",
     rows=rows,
@@ -105,5 +105,6 @@ TEXTVQA = Task(
     max_tokens=LOADER_TOKENS,
     styles=COGVLM_SHORT | {"qh360vl": Style(prompt="{text}", max_tokens=1280)},
     pair=by_answer(key_of, row_key=lambda row: row["key"]),
+    origin=f"it is on https://textvqa.org/dataset/, {PROMPTS} in the eval.zip of {LLAVA_DOCS}",
     published=(zoo(58.2, 61.3, 57.0, 58.7, 64.8),),
 )

@@ -78,5 +78,6 @@ TOUCHSTONE = Task(
     headline="score",
     points=("*",),
     review=review,
+    origin="the table is linked on https://github.com/OFA-Sys/TouchStone",
     published=(cogvlm(742.0),),
 )

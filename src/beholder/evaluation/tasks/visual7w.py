@@ -15,6 +15,7 @@ from beholder.evaluation.pairing import by_row
 from beholder.evaluation.prompts import LETTER, LOADER_TOKENS, REGION
 from beholder.evaluation.task import Reply, Row, Scores, Style, Task
 
+ORIGIN = "it is on https://ai.stanford.edu/~yukez/visual7w/"
 ANSWERS_FIRST = "ABCD"
 
 
@@ -97,7 +98,7 @@ def summary(scores: Sequence[Scores]) -> dict[str, Interval]:
 
 VISUAL7W = Task(
     name="visual7w",
-    version=1,
+    version=2,
     protocol="Visual7W pointing, test: the candidate that overlaps most with the answered box",
     source="dataset_v7w_pointing.json",
     rows=pointing_rows,
@@ -112,6 +113,7 @@ VISUAL7W = Task(
     },
     pair=by_row(),
     reads_boxes=True,
+    origin=ORIGIN,
 )
 VISUAL7W_TELLING = Task(
     name="visual7w-telling",
@@ -124,4 +126,5 @@ VISUAL7W_TELLING = Task(
     prompt="{question}" + LETTER,
     max_tokens=LOADER_TOKENS,
     pair=by_row(),
+    origin=ORIGIN,
 )

@@ -9,7 +9,7 @@ from beholder.evaluation.files import json_text, read_json, read_json_lines
 from beholder.evaluation.metrics.words import normal_form
 from beholder.evaluation.pairing import by_row
 from beholder.evaluation.prompts import COGVLM_SHORT, LOADER_TOKENS, MAY_BE_UNANSWERABLE, SHORT
-from beholder.evaluation.published import zoo
+from beholder.evaluation.published import LLAVA_DOCS, zoo
 from beholder.evaluation.task import Pair, Row, Task
 from beholder.evaluation.tasks.vqav2 import (
     UNANIMOUS,
@@ -20,6 +20,7 @@ from beholder.evaluation.tasks.vqav2 import (
     upload_score,
 )
 
+SITE = "https://vizwiz.org/tasks-and-datasets/vqa/"
 ENDING = MAY_BE_UNANSWERABLE + SHORT
 
 
@@ -74,6 +75,7 @@ VIZWIZ = Task(
     skips_broken_lines=True,
     submit=upload,
     published=(zoo(50.0, 53.6, 52.5, 54.6, 60.1),),
+    origin=f"the list is in the eval.zip of {LLAVA_DOCS}, the pictures on {SITE}",
 )
 VIZWIZ_VAL = Task(
     name="vizwiz-val",
@@ -89,4 +91,5 @@ VIZWIZ_VAL = Task(
     max_tokens=LOADER_TOKENS,
     styles=COGVLM_SHORT,
     pair=by_row(),
+    origin=f"it is on {SITE}",
 )

@@ -13,7 +13,7 @@ from beholder.evaluation.metrics.soft_score import vqa_score
 from beholder.evaluation.metrics.words import normal_form
 from beholder.evaluation.pairing import by_row
 from beholder.evaluation.prompts import COGVLM_SHORT, LOADER_TOKENS, SHORT, SHORT_ANSWER
-from beholder.evaluation.published import zoo
+from beholder.evaluation.published import LLAVA_DOCS, zoo
 from beholder.evaluation.task import Reply, Row, Scores, Task
 
 FULL_LIST = "llava_vqav2_mscoco_test2015.jsonl"
@@ -107,6 +107,7 @@ VQAV2 = Task(
     skips_broken_lines=True,
     convert=upload,
     published=(zoo(78.5, 80.0, 79.3, 80.2, 82.0),),
+    origin=f"the lists are in the eval.zip of {LLAVA_DOCS}, the pictures on https://cocodataset.org",
 )
 VQAV2_VAL = Task(
     name="vqav2-val",
@@ -122,4 +123,5 @@ VQAV2_VAL = Task(
     max_tokens=LOADER_TOKENS,
     styles=COGVLM_SHORT,
     pair=by_row(),
+    origin="it is on https://visualqa.org/download.html",
 )
