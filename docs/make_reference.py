@@ -20,6 +20,7 @@ from typing import Any, get_args, get_origin
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import man_page  # noqa: E402
+import sizes_page  # noqa: E402
 
 MADE = "<!-- Made by docs/make_reference.py. Do not edit. -->\n\n"
 # What the API page describes: a module, and of it these names.
@@ -244,56 +245,6 @@ def _collectors(registry: Any) -> Iterable[Any]:
     return sorted(registry._collector_to_names, key=lambda collector: next(iter(collector.collect())).name)
 
 
-def sizes_page() -> str:
-    """What the published sizes hold, counted from their tensors; nothing here was measured."""
-    from beholder.families import family
-    from beholder.families.geometries import GEOMETRIES, geometry, published_config
-
-    told: list[str] = []
-    lines = [
-        "# Sizes", "",
-        "Counted from the names and shapes of each release's tensors, which `tests/parity` holds against the",
-        "published",
-        "files; the tower is counted in. The bytes are those of the weights alone: keys, values and what a",
-        "request",
-        "needs come on top. What a machine really takes and how fast it is must be measured there.", "",
-        "| size | numbers | float32 | bfloat16, float16 | slots of a picture | context |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]  # fmt: skip
-    for name in GEOMETRIES:
-        size = geometry(name)
-        of = family(size.family)
-        config = of.config_from_published(published_config(size), Path())
-        count = _numbers(of, config)
-        slots = getattr(config, "slots_per_picture", None) or config.tile_slots
-        context = config.get_text_config().max_position_embeddings
-        lines.append(
-            f"| `{name}` | {count / 1e9:.2f} G | {count * 4 / 1e9:.1f} GB | {count * 2 / 1e9:.1f} GB "
-            f"| {slots} | {context} |"
-        )
-        parts = of.describe(config)
-        shown = " | ".join(
-            _cell(str(parts.get(part, ""))) for part in ("vision_tower", "projector", "language_model")
-        )
-        told.append(f"| `{name}` | {shown} |")
-    lines += ["", "## Geometry", "", "As `beholder inspect` tells it: layers x width.", ""]
-    lines += ["| size | tower | projector | language model |", "|---|---|---|---|", *told]
-    lines += [
-        "", "A checkpoint of any of these sizes, of random numbers, is made by `beholder models random NAME",
-        "DIR`; so",
-        "memory and speed can be measured before anything is downloaded.", "",
-    ]  # fmt: skip
-    return "\n".join(lines)
-
-
-def _numbers(of: Any, config: Any) -> int:
-    import torch
-
-    with torch.device("meta"):
-        model = of.model_class()(config)
-    return sum(tensor.numel() for tensor in model.parameters())
-
-
 def _first(text: str | None) -> str:
     """The first paragraph of a docstring, as one line."""
     return _prose(" ".join((inspect.cleandoc(text or "").split("\n\n") or [""])[0].split()))
@@ -321,7 +272,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/api.md": api_page,
     "reference/errors.md": errors_page,
     "reference/metrics.md": metrics_page,
-    "models/sizes.md": sizes_page,
+    "models/sizes.md": sizes_page.sizes_page,
     "man/beholder.1": man_page.man_page,
 }
 

@@ -26,7 +26,8 @@ chats = [
 inputs = processor.apply_chat_template(
     chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
 ).to(model.dtype)
+end = processor.tokenizer.convert_tokens_to_ids("<|eot_id|>")  # where 360VL ends an answer, as Llama-3
 with torch.inference_mode():
-    output = model.generate(**inputs, max_new_tokens=20, do_sample=False)
+    output = model.generate(**inputs, max_new_tokens=20, do_sample=False, eos_token_id=end)
 answers = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 print("\n".join(answer.strip() for answer in answers))

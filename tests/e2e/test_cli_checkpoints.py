@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.tiny_checkpoint import make_tiny_checkpoint
 
 from beholder.api import VLM
 from beholder.cli import main
+from beholder.cli.convert import by_part
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,30 @@ def test_convert_there_and_back(model: Path, tmp_path: Path, capsys):
         assert (back / path.name).read_bytes() == path.read_bytes()
     assert main(["convert", str(ours), str(back), "--to", "published"]) == 2
     assert "is not an empty folder" in capsys.readouterr().err
+
+
+def test_the_map_of_a_conversion_accounts_for_every_tensor(model: Path, tmp_path: Path, capsys):
+    assert main(["convert", str(model), str(tmp_path / "short"), "--to", "ours"]) == 0
+    head, checksum, *parts = capsys.readouterr().out.splitlines()
+    assert checksum.startswith("checksum of the parameters")
+    written = int(re.search(r"(\d+) tensors in", head)[1])
+    assert sum(int(re.search(r"\((\d+) tensors?\)$", part)[1]) for part in parts) == written
+    assert len(parts) < 10
+    layers = sum(name.startswith("model.layers.") for name in load_file(model / "model.safetensors"))
+    assert f"model.layers.* -> model.language_model.layers.*  ({layers} tensors)" in parts
+    assert main(["convert", str(model), str(tmp_path / "long"), "--to", "ours", "--verbose"]) == 0
+    each = capsys.readouterr().out.splitlines()[2:]
+    assert {line.split(" -> ")[1] for line in each} == set(load_file(tmp_path / "long" / "model.safetensors"))
+    assert len(each) == written
+
+
+def test_tensors_that_are_taken_apart_are_counted_on_both_sides():
+    made = {f"model.layers.{n}.{part}.weight": (f"old.{n}.qkv.weight",) for n in (0, 1) for part in "qkv"}
+    made |= {"model.norm.weight": ("old.a", "other.b")}
+    assert by_part(made) == [
+        "old.* -> model.layers.*  (6 tensors made of 2)",
+        "* -> model.norm.weight  (1 tensor made of 2)",
+    ]
 
 
 def test_models(capsys):

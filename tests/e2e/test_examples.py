@@ -90,8 +90,8 @@ def test_finetune_lora(run):
     assert any(bool(tensor.any()) for name, tensor in kept.items() if "lora_B" in name)
 
 
-def test_with_transformers(run):
-    assert len(run("with_transformers.py")) == 2
+def test_with_transformers(run, said):
+    assert run("with_transformers.py") == [said, "Yes."]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -42,7 +42,7 @@ def kept_output(cell: dict[str, Any]) -> str:
 
 
 def test_there_are_notebooks():
-    assert "tutorial.ipynb" in [path.name for path in NOTEBOOKS]
+    assert [path.name for path in NOTEBOOKS] == ["laboratory.ipynb", "tutorial.ipynb"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

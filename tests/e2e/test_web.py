@@ -226,6 +226,30 @@ def test_any_question_is_edited_in_the_chat(visitor):
     assert visitor.page.locator("#chat img").count() == 2  # the question's, and the one with the box
 
 
+def test_the_last_answer_is_asked_for_again_in_the_chat(visitor, server):
+    """Gradio has the button at the last answer; it must come to that answer's question, past the picture."""
+    visitor.choose("fake")
+    visitor.ask("First")
+    visitor.done()
+    visitor.ask("Second", str(SHAPES))
+    visitor.wait("Second", "#chat")
+    visitor.done()
+    before = answered(server)
+    retry = visitor.page.locator('#chat button[aria-label="Retry"], #chat button[title="Retry"]')
+    assert retry.count() == 1
+    retry.click()
+    visitor.wait_until(lambda: answered(server) == before + 1)
+    visitor.done()
+    shown = visitor.page.inner_text("#chat")
+    assert [shown.count(text) for text in ("First", "Second", ANSWER)] == [1, 1, 2]
+    assert shown.index("First") < shown.index(ANSWER) < shown.index("Second") < shown.rindex(ANSWER)
+    assert visitor.page.locator("#chat img").count() == 2  # the question's, and the one with the box
+    visitor.shot("retried")
+    visitor.ask("Third")
+    visitor.wait("Third", "#chat")
+    visitor.done()
+
+
 def test_boxes_are_on_the_picture(visitor, tmp_path):
     file = tmp_path / "white.png"
     Image.new("RGB", (60, 40), "white").save(file)

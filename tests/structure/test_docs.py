@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shutil
@@ -123,6 +124,25 @@ def test_every_command_stands_in_a_block_with_a_language(page: Path):
 def test_generated_pages_are_current(name: str):
     maker = runpy.run_path(str(DOCS / "make_reference.py"))
     assert (DOCS / name).read_text(encoding="utf-8") == maker["made"](name), "run docs/make_reference.py"
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_bytes_of_quantised_weights_are_those_that_a_run_took(bits: int):
+    """The sum that the page of sizes is made of, for the built-in model, whose bytes a record has."""
+    from beholder import families
+    from beholder.checkpoints.loader import plan
+    from beholder.mini import FOLDER
+
+    family = families.identify_folder(FOLDER)
+    maker = runpy.run_path(str(DOCS / "sizes_page.py"))
+    model = maker["weightless"](family, plan(FOLDER, family).config)
+    records = (ROOT / "benchmarks" / "results").glob(f"quantize-{bits}bit-*.json")
+    told = [json.loads(path.read_text("utf-8")) for path in records]
+    values = [record["values"] for record in told if record["subject"] == "beholder-mini"]
+    assert values
+    for value in values:
+        width = int(value["bytes_dense"] / sum(tensor.numel() for tensor in model.parameters()))
+        assert maker["bytes_quantized"](model, bits, width) == value["bytes_quantized"]
 
 
 def test_every_page_is_in_the_navigation():

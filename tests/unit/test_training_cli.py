@@ -11,6 +11,7 @@ import yaml
 from tests.equality.training_cases import checkpoint, recipe, write_rows
 
 from beholder.cli import main
+from beholder.training.stages import read_recipe
 
 
 @pytest.fixture
@@ -52,3 +53,27 @@ def test_dry_run(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "trains" in told
     assert "memory of each of 2 processes" in told
     assert not (written.parent / "out" / "recipe.json").exists()
+
+
+def test_a_dry_run_names_what_was_chosen(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(written), "--dry-run", "learning_rate=0.5", "data.0.weight=2"]) == 0
+    told = capsys.readouterr().out
+    recipe, chosen = told.splitlines()[:2]
+    assert recipe.endswith(f"to {written.parent / 'out'}")
+    assert "learning_rate=0.5," in chosen
+    assert "data.0.weight=2.0," in chosen
+    assert "beta1" not in told
+
+
+def test_of_a_packaged_recipe_what_was_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also what is changed to a default, which the recipe does not have."""
+    assert main(["train", "llava-1.5/align", "--dry-run", "max_grad_norm=1.0", "seed=42"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "set: max_grad_norm=1.0"
+    assert main(["train", "llava-1.5/align", "--dry-run"]) == 0
+    assert "set:" not in capsys.readouterr().out
+
+
+def test_the_whole_recipe(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(written), "--dry-run", "--verbose"]) == 0
+    told = capsys.readouterr().out
+    assert json.loads(told[: told.index("\ntrains ")])["beta1"] == read_recipe(str(written)).beta1

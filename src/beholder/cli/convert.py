@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,8 @@ from beholder.cli import options
 
 if TYPE_CHECKING:
     from beholder.checkpoints.writer import Conversion
+
+PART_WORDS = 2  # of a tensor's name: `model.layers`, `model.vision_tower`
 
 
 def convert(
@@ -41,7 +44,7 @@ def convert(
         typer.Option("--allow-loss", help="Also where it cannot be undone, as when an adapter is merged."),
     ] = False,
     show_map: Annotated[
-        bool, typer.Option("--map", help="The map tensor by tensor, not once for all layers.")
+        bool, typer.Option("--map", "--verbose", help="The map tensor by tensor, not part by part.")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -64,11 +67,10 @@ def convert(
         return
     print(f"{done.target}: {done.layout} layout, {done.tensors} tensors in {', '.join(done.files)}")
     print(f"checksum of the parameters, in every layout the same: {done.checksum}")
-    lines = by_tensor(done.map) if show_map else by_role(done.map)
-    print("\n".join(lines))
+    print("\n".join(by_tensor(done.map) if show_map else by_part(done.map)))
     if done.is_identical:
         print("the files are those that were published, byte for byte")
-    for line in by_role(dict.fromkeys(done.dropped, ())):
+    for line in by_role(done.dropped):
         print(f"not carried over: {line}")
 
 
@@ -77,20 +79,57 @@ def by_tensor(made: Mapping[str, tuple[str, ...]]) -> list[str]:
     return [f"{' + '.join(made_of)} -> {name}" for name, made_of in made.items()]
 
 
-def by_role(made: Mapping[str, tuple[str, ...]]) -> list[str]:
+def by_part(made: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """One line for each part of the model and the part it was made of, with the number of its tensors.
+
+    Parts are told by the first words of a name; the numbers of all lines add up to all tensors.
+    """
+    parts: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+    for name, made_of in made.items():
+        sources = dict.fromkeys(_part(source) for source in made_of)
+        parts.setdefault((_part(name), *sources), []).append(name)
+    return [_part_line(names, made) for names in parts.values()]
+
+
+def _part(name: str) -> tuple[str, ...]:
+    """The words that tell a part; all layers are one."""
+    return tuple(takewhile(lambda word: not word.isdigit(), name.split(".")[:PART_WORDS]))
+
+
+def _part_line(names: list[str], made: Mapping[str, tuple[str, ...]]) -> str:
+    """What all its tensors are called, and how many were written of how many that were read."""
+    sources = list(dict.fromkeys(source for name in names for source in made[name]))
+    count = f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
+    if sources and len(sources) != len(names):
+        count += f" made of {len(sources)}"
+    sides = [_pattern(side) for side in (sources, names) if side]
+    return f"{' -> '.join(sides)}  ({count})"
+
+
+def _pattern(names: list[str]) -> str:
+    """The words that names begin with alike, and a star for what differs: `model.layers.*`."""
+    if len(names) == 1:
+        return names[0]
+    alike = [
+        words[0] for words in takewhile(_is_one, zip(*(name.split(".") for name in names), strict=False))
+    ]
+    return ".".join([*alike, "*"])
+
+
+def _is_one(words: tuple[str, ...]) -> bool:
+    return len(set(words)) == 1
+
+
+def by_role(names: Iterable[str]) -> list[str]:
     """One line for the same tensors of all layers, with their number; `{n}` stands for the layer's."""
     from beholder.checkpoints.lora import role_of
 
-    alike: dict[tuple[str, ...], list[str]] = {}
-    for name, made_of in made.items():
-        alike.setdefault((role_of(name), *map(role_of, made_of)), []).append(name)
-    lines: list[str] = []
-    for (role, *roles), names in alike.items():
-        if len(names) == 1:
-            lines.append(" -> ".join(filter(None, (" + ".join(made[names[0]]), names[0]))))
-        else:
-            lines.append(" -> ".join(filter(None, (" + ".join(roles), role))) + f"  ({len(names)} tensors)")
-    return lines
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(role_of(name), []).append(name)
+    return [
+        named[0] if len(named) == 1 else f"{role}  ({len(named)} tensors)" for role, named in alike.items()
+    ]
 
 
 def _convert_sat(

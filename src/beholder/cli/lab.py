@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -44,6 +45,7 @@ def lab(
     from beholder.laboratory.experiment import run_laboratory
     from beholder.laboratory.summary import points, table
 
-    records = run_laboratory(out, BUDGETS[budget], seeds or [0, 1, 2], only or list(SUBJECTS), fonts)
+    with contextlib.redirect_stdout(sys.stderr):  # the Trainer prints its figures
+        records = run_laboratory(out, BUDGETS[budget], seeds or [0, 1, 2], only or list(SUBJECTS), fonts)
     found = points(records)
     print(json.dumps([asdict(point) for point in found]) if as_json else table(found))

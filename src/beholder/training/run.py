@@ -66,9 +66,8 @@ def rows_known(recipe: Recipe) -> int | None:
 
 
 def plan(recipe: Recipe, model: Any, rows: int | None = None, processes: int | None = None) -> str:
-    """What will run: the resolved recipe, the parameters that it trains, and what that will take."""
-    estimate = told(model, recipe, rows, processes or world())
-    return f"{recipe.model_dump_json(indent=1)}\n{estimate}"
+    """What will run, in words: the parameters that it trains, and what that will take."""
+    return told(model, recipe, rows, processes or world())
 
 
 def run(recipe: Recipe, start: tuple[Any, Any] | None = None, *, accept_changes: bool = False) -> Path:
