@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from tests.equality.native_cases import ensure_built
 from tests.parity.golden_360vl import inputs_of, model_of
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from beholder.generation.cache import Geometry
 from beholder.generation.engine import Engine
 from beholder.generation.request import Request
 
+ensure_built()
 # Two of one picture, the second a turn later; two pictures; none; another prompt about the first picture.
 PROMPTS = ("cc", "turn2", "multi", "text", "other")
 LENGTH = 6
@@ -22,6 +24,9 @@ SAMPLINGS = (
     Sampling(max_tokens=LENGTH, temperature=0.9, top_p=0.8, repetition_penalty=1.3, seed=11),
     Sampling(max_tokens=LENGTH, presence_penalty=1.0, frequency_penalty=0.5, logit_bias={5: 1.0, 9: -2.0}),
 )
+
+# The ways to run rows that answer: by packed weights, or by PyTorch where their keys stand or side by side.
+WAYS = {"native": {"native": True}, "direct": {"direct": True}, "gathered": {"direct": False}}
 
 
 @cache

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from tests.equality.native_cases import ensure_built
 from tests.parity import golden_cogvlm, golden_llava
 
 from beholder.core.types import Sampling
 from beholder.generation.engine import Engine
 
+ensure_built()
 GREEDY = Sampling(max_tokens=16)
+either = pytest.mark.parametrize("native", [True, False], ids=["native", "pytorch"])
 
 
 def shown(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -30,19 +33,22 @@ def wanted_of_experts(case: str) -> list[int]:
     return golden_cogvlm.recorded()[f"{case}/greedy_new_tokens"][0].tolist()
 
 
-@pytest.mark.parametrize("attention", golden_cogvlm.ATTENTION)
+@pytest.mark.parametrize(
+    ("attention", "native"), [("sdpa", True), *((name, False) for name in golden_cogvlm.ATTENTION)]
+)
 @pytest.mark.parametrize("chunk", [1, 2, 7, 1000])
-def test_shared_positions_and_experts_in_pieces(attention, chunk):
+def test_shared_positions_and_experts_in_pieces(attention, native, chunk):
     """Cut anywhere, a token keeps the expert and the position that the whole prompt gives it."""
     model = golden_cogvlm.model(attention)
-    engine = Engine(model, chunk=chunk, idle_chunk=chunk, prefix_cache=False)
+    engine = Engine(model, chunk=chunk, idle_chunk=chunk, prefix_cache=False, native=native)
     for case in golden_cogvlm.SINGLE:
         assert list(engine.stream(experts(case), GREEDY)) == wanted_of_experts(case), case
 
 
-def test_shared_positions_and_experts_side_by_side_and_again():
+@either
+def test_shared_positions_and_experts_side_by_side_and_again(native):
     """With pictures and without in one batch, then from what was kept."""
-    engine = Engine(golden_cogvlm.model("sdpa"), block=4)
+    engine = Engine(golden_cogvlm.model("sdpa"), block=4, native=native)
     for _ in range(2):
         requests = {case: engine.submit(experts(case), GREEDY) for case in golden_cogvlm.SINGLE}
         for case, request in requests.items():
@@ -52,8 +58,10 @@ def test_shared_positions_and_experts_side_by_side_and_again():
 
 @pytest.mark.parametrize("chunk", [1, 5, 1000])
 @pytest.mark.parametrize("kind", golden_llava.CASES)
-def test_features_of_transformers_classes(kind, chunk):
-    engine = Engine(golden_llava.model_of(kind, "sdpa"), chunk=chunk, idle_chunk=chunk, block=4)
+@either
+def test_features_of_transformers_classes(kind, chunk, native):
+    model = golden_llava.model_of(kind, "sdpa")
+    engine = Engine(model, chunk=chunk, idle_chunk=chunk, block=4, native=native)
     for _ in range(2):
         requests = {
             case: engine.submit(golden_llava.inputs_of(kind, case), GREEDY)

@@ -75,7 +75,7 @@ def test_no_decode_step_asks_the_attention_that_repeats(direct, monkeypatch: pyt
 @pytest.mark.usefixtures("everything_is_packed")
 @pytest.mark.parametrize("direct", [True, False])
 def test_packed_weights_give_the_answers_of_the_layers(direct):
-    plain = Engine(model(), block=BLOCK, packed_memory=0)
+    plain = Engine(model(), block=BLOCK, packed_memory=0, native=False)
     fast = Engine(model(), block=BLOCK, direct=direct)
     assert together(fast) == together(plain) == [alone(name) for name in PROMPTS]
     assert together(fast, SAMPLINGS[2]) == [alone(name, 2) for name in PROMPTS]
@@ -129,7 +129,7 @@ def test_changed_weights_are_packed_again():
 @needs_onednn
 @pytest.mark.usefixtures("everything_is_packed")
 def test_outside_a_step_layers_are_their_own_and_train():
-    engine = Engine(model(), block=BLOCK)
+    engine = Engine(model(), block=BLOCK, native=False)
     together(engine)
     layers = [module for module in model().modules() if isinstance(module, torch.nn.Linear)]
     assert not any("forward" in layer.__dict__ for layer in layers)
@@ -180,8 +180,8 @@ def test_what_copies_take_is_told_and_they_are_made_only_where_they_fit(caplog, 
     most = 5 * layer.weight.nbytes
     monkeypatch.setattr(packed, "device_memory", lambda _: most)
     with caplog.at_level("INFO", logger="beholder"):
-        assert PackedWeights(layer, None, kv_memory=2 * layer.weight.nbytes).limit == layer.weight.nbytes
-        assert PackedWeights(layer, None, kv_memory=3 * layer.weight.nbytes).limit == 0
+        assert PackedWeights(layer, None, 2 * layer.weight.nbytes).limit == layer.weight.nbytes
+        assert PackedWeights(layer, None, 3 * layer.weight.nbytes).limit == 0
     first, second = [record.getMessage() for record in caplog.records]
     assert "GiB, are made as they are used (packed_memory)" in first
     assert "GiB, are not made: they would not fit (packed_memory)" in second
@@ -236,7 +236,7 @@ def test_scores_are_computed_for_the_last_position_alone():
     seen: list[int] = []
     handle = model().lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
     try:
-        engine = Engine(model(), block=BLOCK, chunk=7, idle_chunk=7, prefix_cache=False)
+        engine = Engine(model(), block=BLOCK, chunk=7, idle_chunk=7, prefix_cache=False, native=False)
         assert tuple(engine.stream(prompt("multi"), SAMPLINGS[0])) == alone("multi")
     finally:
         handle.remove()
@@ -271,9 +271,10 @@ def test_a_preempted_prompt_of_several_pieces_is_read_again():
     assert [rest(request) for request in requests] == [alone("multi"), alone("text"), alone("text")]
 
 
-def test_short_ends_of_prompts_are_read_together(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("native", [True, False])
+def test_short_ends_of_prompts_are_read_together(native, monkeypatch: pytest.MonkeyPatch):
     """Their beginnings are stored; ends of other lengths stand side by side, and nobody's answer moves."""
-    engine = Engine(model(), block=BLOCK)
+    engine = Engine(model(), block=BLOCK, native=native)
     first = together(engine)
     runner, rows = engine._steps.runner, list[int]()
     read_together = runner.read_together

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.equality.engine_cases import BLOCK, LENGTH, SAMPLINGS
+from tests.equality.engine_cases import BLOCK, LENGTH, SAMPLINGS, WAYS
 from tests.equality.engine_subjects import SUBJECTS, Subject, memory, whole_length
 
 from beholder.generation.engine import Engine
@@ -48,7 +48,7 @@ engines = st.fixed_dictionaries(
         "most_running": st.integers(1, 4),
         "prefix_cache": st.booleans(),
         "picture_memory": st.sampled_from([0, 5000, 10**6]),
-        "direct": st.booleans(),
+        "way": st.sampled_from(list(WAYS)),
     }
 )
 
@@ -69,7 +69,9 @@ def run(subject: Subject, plan: Sequence[Visit], setting: dict[str, Any], spare:
     """Let requests come and go as planned in an engine whose memory holds the longest and `spare` blocks."""
     longest = max(whole_length(subject, visit.name, SAMPLINGS[0]) for visit in plan)
     kv_memory = memory(subject, -(-longest // BLOCK) + spare, BLOCK)
-    engine = Engine(subject.model, block=BLOCK, kv_memory=kv_memory, packed_memory=0, **setting)
+    way = WAYS[setting["way"]]
+    others = {name: value for name, value in setting.items() if name != "way"}
+    engine = Engine(subject.model, block=BLOCK, kv_memory=kv_memory, packed_memory=0, **others, **way)
     requests = {}
     for now in range(14):
         for number, visit in enumerate(plan):

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.equality.engine_cases import BLOCK, LENGTH, PROMPTS, SAMPLINGS, alone, memory, model, prompt, rest
+from tests.equality.engine_cases import (
+    BLOCK,
+    LENGTH,
+    PROMPTS,
+    SAMPLINGS,
+    WAYS,
+    alone,
+    memory,
+    model,
+    prompt,
+    rest,
+)
 
 from beholder.core.types import Sampling
 from beholder.generation.engine import Engine
+
+either = pytest.mark.parametrize("native", [True, False], ids=["native", "pytorch"])
+any_way = pytest.mark.parametrize("way", WAYS)
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -19,19 +33,20 @@ def test_alone_is_what_generate_gives(name):
     assert tuple(row[0, inputs["input_ids"].shape[1] :].tolist()) == alone(name)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(("attention", "native"), [("sdpa", True), ("sdpa", False), ("eager", False)])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5, 7, 11, 16, 1000])
-def test_any_chunk_size(attention, chunk):
+def test_any_chunk_size(attention, native, chunk):
     """A picture is cut across pieces, down to one token at a time."""
-    engine = Engine(model(attention), chunk=chunk, idle_chunk=chunk, block=BLOCK, prefix_cache=False)
+    setting = {"block": BLOCK, "prefix_cache": False, "native": native}
+    engine = Engine(model(attention), chunk=chunk, idle_chunk=chunk, **setting)
     for name in PROMPTS:
         assert tuple(engine.stream(prompt(name), SAMPLINGS[0])) == alone(name, attention=attention)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("direct", [True, False])
-def test_a_batch_is_each_alone(attention, direct):
-    engine = Engine(model(attention), block=BLOCK, prefix_cache=False, direct=direct)
+@any_way
+def test_a_batch_is_each_alone(attention, way):
+    engine = Engine(model(attention), block=BLOCK, prefix_cache=False, **WAYS[way])
     requests = {
         (name, number): engine.submit(prompt(name), sampling)
         for name in PROMPTS
@@ -44,9 +59,11 @@ def test_a_batch_is_each_alone(attention, direct):
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 16, 64])
-def test_any_block_size_and_scattered_blocks(block):
+@any_way
+def test_any_block_size_and_scattered_blocks(block, way):
     """Neighbours that grow by turns get blocks between each other's; what is read is the same."""
-    engine = Engine(model(), block=block, prefix_cache=False, kv_memory=memory(400 // block, block))
+    setting = {"kv_memory": memory(400 // block, block), **WAYS[way]}
+    engine = Engine(model(), block=block, prefix_cache=False, **setting)
     requests = [engine.submit(prompt(name), SAMPLINGS[0]) for name in PROMPTS]
     assert [rest(request) for request in requests] == [alone(name) for name in PROMPTS]
 
@@ -58,8 +75,9 @@ def scores_of(engine: Engine, name: str) -> list[float]:
     return [value for score in request.scores for _, value in score.likeliest]
 
 
-def test_a_cached_beginning_is_what_is_computed_again():
-    engine = Engine(model(), block=BLOCK)
+@either
+def test_a_cached_beginning_is_what_is_computed_again(native):
+    engine = Engine(model(), block=BLOCK, native=native)
     for name in PROMPTS:
         first = scores_of(engine, name)
         before = engine.stats()
@@ -107,11 +125,12 @@ def test_nothing_is_kept_where_both_are_off():
 
 
 @pytest.mark.parametrize("prefix_cache", [True, False])
-def test_stepping_back_changes_nothing(prefix_cache):
+@any_way
+def test_stepping_back_changes_nothing(prefix_cache, way):
     """There is room for both pictures' prompts but not for both answers."""
     names = ("cc", "other", "text")
     blocks = sum(prompt(name)["input_ids"].shape[1] for name in names[:2]) + LENGTH - 2
-    setting = {"kv_memory": memory(blocks, block=1), "prefix_cache": prefix_cache}
+    setting = {"kv_memory": memory(blocks, block=1), "prefix_cache": prefix_cache, **WAYS[way]}
     engine = Engine(model(), block=1, picture_memory=0, **setting)
     sampling = Sampling(max_tokens=LENGTH, temperature=1.2, seed=3)
     requests = [engine.submit(prompt(name), sampling) for name in names]
@@ -121,10 +140,14 @@ def test_stepping_back_changes_nothing(prefix_cache):
     assert engine.stats().blocks_used == 0
 
 
-def test_seeds_do_not_depend_on_the_neighbours():
-    engine = Engine(model(), block=BLOCK)
+@either
+def test_seeds_do_not_depend_on_the_neighbours(native):
+    engine = Engine(model(), block=BLOCK, native=native)
     seeds = [Sampling(max_tokens=LENGTH, temperature=1.5, seed=seed) for seed in range(6)]
     together = [rest(request) for request in [engine.submit(prompt("cc"), one) for one in seeds]]
-    apart = [tuple(Engine(model(), block=BLOCK).stream(prompt("cc"), one)) for one in reversed(seeds)]
+    apart = [
+        tuple(Engine(model(), block=BLOCK, native=native).stream(prompt("cc"), one))
+        for one in reversed(seeds)
+    ]
     assert together == apart[::-1]
     assert len(set(together)) > 1

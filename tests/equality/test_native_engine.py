@@ -32,6 +32,7 @@ def engine_with(native: NativeDecode, **more: Any) -> Engine:
     runner = engine._steps.runner
 
     def answer(prompts: Sequence[Any], tables: Sequence[Any]) -> torch.Tensor:
+        native.is_ready()
         starts = [len(one.ids) - 1 for one in prompts]
         positions = [one.position(start) for one, start in zip(prompts, starts, strict=True)]
         return native.answer([one.ids[-1] for one in prompts], positions, tables, starts, runner.store)
@@ -139,32 +140,60 @@ def test_rows_without_a_token_are_never_said(kind):
 def test_a_model_that_does_more_than_its_trunk_is_refused(caplog):
     """The proof looks at scores, so whatever it is that a model does with them is found."""
     llama = tiny_llama()
-    forward = llama.forward
 
-    def scaled(*args: Any, **kwargs: Any) -> Any:
-        outputs = forward(*args, **kwargs)
-        outputs.logits = outputs.logits * 0.9
-        return outputs
+    class Scaled(type(llama)):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            outputs = super().forward(*args, **kwargs)
+            outputs.logits = outputs.logits * 0.9
+            return outputs
 
-    llama.forward = scaled
-    with pytest.raises(ConfigError, match="LlamaForCausalLM does more than its trunk"):
+    llama.__class__ = Scaled
+    with pytest.raises(ConfigError, match="Scaled does more than its trunk"):
         NativeDecode.open(llama, True)
     with caplog.at_level(logging.INFO, "beholder"):
         assert NativeDecode.open(llama, "auto") is None
-    assert "decode stays with PyTorch: LlamaForCausalLM does more than its trunk" in caplog.text
+    assert "decode stays with PyTorch, which takes longer per token: Scaled does more than" in caplog.text
 
 
-def test_changed_weights_are_packed_again():
+@pytest.mark.parametrize("chunk", [5, 256])
+def test_prompts_in_bytes_are_read_natively(chunk):
+    """With pictures, in pieces, beside others: near what the model itself would say next."""
+    engine = Engine(model(), native="int8", idle_chunk=chunk, chunk=chunk, block=4)
+    runner = engine._steps.runner
+    seen: list[torch.Tensor] = []
+    read = runner.read
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        seen.append(read(*args, **kwargs))
+        return seen[-1]
+
+    runner.read = watched
+    rest(engine.submit(prompt("cc"), SAMPLINGS[0]))
+    told = model()(**prompt("cc")).logits[0, -1].detach()
+    assert runner.native is not None
+    assert runner.native.reads(1000)
+    assert distance(seen[-1][0], told) < 0.1
+
+
+@pytest.mark.parametrize("native", ["float32", "int8"])
+@pytest.mark.parametrize("count", [3, 40])
+def test_short_ends_are_read_natively_and_long_prompts_by_the_model(native, count, monkeypatch):
+    """In bytes all of them; either way nothing of the other way's is missing from the memory."""
     llama = tiny_llama()
-    native = NativeDecode(llama, Packing("float32"), threads=1)
-    first = native.trunk
-    with torch.no_grad():
-        llama.model.layers[0].mlp.up_proj.weight.mul_(2)
-    engine = engine_with(native)
-    request = engine.submit({"input_ids": torch.tensor([[5, 6, 7]])}, SAMPLINGS[0])
-    wanted = Engine(llama, direct=False).submit({"input_ids": torch.tensor([[5, 6, 7]])}, SAMPLINGS[0])
-    assert rest(request) == rest(wanted)
-    assert native.trunk is not first
+    engine, lengths = Engine(llama, native=native, prefix_cache=False), list[int]()
+    forward = type(llama).forward
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        lengths.append(kwargs["input_ids"].shape[1])
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(llama), "forward", counted)
+    request = engine.submit({"input_ids": torch.arange(count)[None]}, SAMPLINGS[0])
+    got = rest(request)
+    assert lengths == ([40] if native == "float32" and count == 40 else [])
+    if native == "float32":
+        wanted = Engine(llama, native=False).submit({"input_ids": torch.arange(count)[None]}, SAMPLINGS[0])
+        assert got == rest(wanted)
 
 
 @pytest.mark.parametrize(("choice", "told"), [("int5", "native is 'int5'; use True, False, auto or one of")])

@@ -47,6 +47,35 @@ def test_temperature_flattens():
     assert len(set(hot)) == 5
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-45, 1e-38, 1e-30, 1e-6, 0.0009])
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+@pytest.mark.parametrize("others", [{}, {"top_k": 3}, {"top_p": 1e-30}, {"min_p": 0.1}])
+def test_next_to_no_temperature_is_greedy(temperature, scale, others):
+    """Scores divided by it are no numbers any more; what is drawn is what they mean."""
+    scores = SCORES * scale
+    scores[0, 4] = -torch.inf
+    chooser = Chooser(Sampling(temperature=temperature, seed=0, repetition_penalty=0.5, **others), [2], CPU)
+    assert {chooser.choose(scores) for _ in range(20)} <= {1, 2}
+    plain = Chooser(Sampling(temperature=temperature, seed=0, **others), [], CPU)
+    assert {plain.choose(scores) for _ in range(20)} == {1}
+
+
+def test_a_cold_temperature_draws_as_any_other():
+    """Two scores that are as near to each other as it is small are both drawn, and in that proportion."""
+    scores = torch.tensor([[0.0, 5e-4, -7.0]])
+    chooser = Chooser(Sampling(temperature=5e-4, seed=0), [], CPU)
+    drawn = [chooser.choose(scores) for _ in range(2000)]
+    assert set(drawn) == {0, 1}
+    assert abs(drawn.count(1) / 2000 - 0.731) < 0.04
+
+
+def test_the_hottest_temperature_still_says_nothing_that_cannot_be():
+    scores = SCORES.clone()
+    scores[0, 1] = -torch.inf
+    chooser = Chooser(Sampling(temperature=1e9, seed=0), [], CPU)
+    assert {chooser.choose(scores) for _ in range(400)} == {0, 2, 3, 4}
+
+
 def test_a_seed_repeats_and_seeds_differ():
     def sequence(seed: int) -> list[int]:
         chooser = Chooser(Sampling(temperature=2.0, seed=seed), [], CPU)

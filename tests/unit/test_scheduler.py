@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from beholder import CapacityError
@@ -166,3 +168,27 @@ def test_removing_twice_and_unknown_tasks():
         one.remove(gone)
     assert one.is_idle
     assert one.pool.used == 0
+
+
+@pytest.mark.parametrize(("blocks", "together"), [(60, 1), (120, 4), (500, 8)])
+def test_a_long_life_does_not_scatter_what_is_stored(blocks, together):
+    """Once memory is full of what was kept, newcomers still stand in one run, behind a beginning that is used
+    again in two; and that beginning is not what is given up for it."""
+    chance, one = random.Random(0), scheduler(blocks=blocks, chunk=64, idle_chunk=512, most=32)
+    number, pieces, reused = 0, list[int](), list[int]()
+    while number < 300 or not one.is_idle:
+        while number < 300 and len(one.running) + len(one.waiting) < together:
+            number += 1
+            own = "".join(chance.choices("abcdefgh", k=chance.randrange(10, 60)))
+            one.add(task(number, "hot " * 4 * (number % 2) + own, answer=chance.randrange(4, 40)))
+        run(one, one.plan())
+        for other in one.running:
+            if number > 150:
+                pieces.append(len(other.table.ranges(0, other.length)))
+        for done in [other for other in one.running if other.length > other.limit]:
+            reused.append(done.reused or 0)
+            one.remove(done)
+    assert one.pool.evicted > 500
+    assert sum(pieces) / len(pieces) < 1.8
+    assert sorted(pieces)[len(pieces) * 19 // 20] <= 3
+    assert sum(count >= 16 for count in reused) > 0.85 * 150

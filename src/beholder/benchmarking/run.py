@@ -107,6 +107,8 @@ def settings(vlm: VLM, plan: Plan, peer: Peer | None, loading: Mapping[str, Any]
         "threads": loading.get("threads") or torch.get_num_threads(),
         "engine": {name: value for name, value in loading.items() if name not in ("device", "dtype")},
         "packed_bytes": vlm.engine.stats().packed_bytes,
+        "native_bytes": vlm.engine.stats().native_bytes,
+        "decode": vlm.engine.stats().decode,
         "peer": "none" if peer is None else peer.name,
         "peers_not_installed": [name for name in OTHER_PEERS if find_spec(name) is None],
         "sampling": "greedy",

@@ -64,6 +64,10 @@ def bench(
     compile: Annotated[
         str | None, typer.Option(help="Compile decode: reduce-overhead, ...", show_default=False)
     ] = None,
+    native: Annotated[
+        str | None,
+        typer.Option(help="Native decode: auto, off, or a format such as int8.", show_default=False),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the record to this file.", show_default=False)
     ] = None,
@@ -82,7 +86,8 @@ def bench(
         repeats=repeats, tokens=tokens, requests=requests, shortest=shortest, longest=longest, growth=growth
     )
     packed = None if packed_memory is None else int(packed_memory * GIB)
-    given = {"threads": threads, "chunk": chunk, "packed_memory": packed, "compile": compile}
+    way = False if native == "off" else native
+    given = {"threads": threads, "chunk": chunk, "packed_memory": packed, "native": way, "compile": compile}
     loading: dict[str, Any] = {"device": device, "dtype": dtype}
     loading |= {name: value for name, value in given.items() if value is not None}
     with source(model, random, layers) as (place, subject):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral, Real
@@ -23,6 +22,10 @@ KINDS: dict[str, type] = {
     **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty"), Real),
     **dict.fromkeys(("presence_penalty", "frequency_penalty"), Real),
 }
+
+# Beyond these, products and quotients of scores are no longer numbers.
+MOST = 1e9
+PENALTIES = (0.01, 100)
 
 
 def check_text(text: str) -> None:
@@ -80,6 +83,8 @@ class Message:
 class Sampling:
     """How the next token is chosen and when to stop; `temperature` 0 is greedy, `top_k` 0 keeps them all.
 
+    A `temperature` so small that nothing but the largest score has a chance is as good as 0.
+
     `repetition_penalty` looks at prompt and answer, `presence_penalty` and `frequency_penalty` at the answer.
     `logit_bias` is added to the scores of tokens, by id. `stop` are strings, `stop_ids` tokens; `ignore_eos`
     goes on after the model's own end tokens. `logprobs` asks for the log-probability of each chosen token and
@@ -105,14 +110,22 @@ class Sampling:
         self._check_kinds()
         checks = (
             ("max_tokens", self.max_tokens >= 1, "at least 1"),
-            ("temperature", math.isfinite(self.temperature) and self.temperature >= 0, "0 (greedy) or more"),
+            ("temperature", 0 <= self.temperature <= MOST, f"0 (greedy) or more, up to {MOST:.0e}"),
             ("top_k", self.top_k >= 0, "0 (off) or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p < 1, "at least 0 and below 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
-            ("presence_penalty", math.isfinite(self.presence_penalty), "a number"),
-            ("frequency_penalty", math.isfinite(self.frequency_penalty), "a number"),
-            ("logit_bias", all(map(math.isfinite, self.logit_bias.values())), "numbers by token id"),
+            (
+                "repetition_penalty",
+                PENALTIES[0] <= self.repetition_penalty <= PENALTIES[1],
+                f"{PENALTIES[0]} to {PENALTIES[1]}; 1 changes nothing",
+            ),
+            ("presence_penalty", abs(self.presence_penalty) <= MOST, f"a number within {MOST:.0e}"),
+            ("frequency_penalty", abs(self.frequency_penalty) <= MOST, f"a number within {MOST:.0e}"),
+            (
+                "logit_bias",
+                all(abs(value) <= MOST for value in self.logit_bias.values()),
+                f"numbers within {MOST:.0e} by token id",
+            ),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 100, "left out or 0 to 100"),
             ("stop", not isinstance(self.stop, str) and all(self.stop), "a tuple of non-empty strings"),
         )

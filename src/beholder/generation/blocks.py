@@ -6,10 +6,15 @@ A block is a fixed number of token places. This is bookkeeping over numbers: no 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # What a block is: free, free but kept for a neighbour that grows, in use, or idle with reusable content.
 FREE, HOPED, USED, IDLE = range(4)
+# Of the time that idle blocks look back on, which part may be given up for a run in one piece, tried in
+# turn: a little more is forgotten than must be, so that what is read at every step stands together. Right
+# behind a request's own last block less is: what is there is often the same conversation, as it went on.
+OLD = (0.125, 0.25, 0.5, 1.0)
+OLD_BEHIND = 0.5
 
 
 class BlockTable:
@@ -57,7 +62,8 @@ class BlockPool:
     """All blocks. Block 0 belongs to nobody: it stands for the places a shorter row does not have.
 
     A block whose content has a name (see `Scheduler`) stays when its last user leaves, until the room is
-    needed: the least recently used goes first. Without `reuse` names are not kept.
+    needed: the least recently used goes first, or neighbours that are nearly as old where these make a run.
+    Without `reuse` names are not kept.
     """
 
     def __init__(self, count: int, *, reuse: bool) -> None:
@@ -69,7 +75,8 @@ class BlockPool:
         self._free = count
         self._names: dict[int, bytes] = {}
         self._named: dict[bytes, int] = {}
-        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._idle: OrderedDict[int, int] = OrderedDict()  # to when it became so, oldest first
+        self._now = 0
 
     @property
     def free(self) -> int:
@@ -114,12 +121,15 @@ class BlockPool:
         `hope` blocks behind them are kept for the same user as long as nobody else needs them. There must be
         `room()` for `count`.
         """
-        self._evict(count - self._free)
         start = self._run_for(count, after, hope)
+        if start is None:
+            self._evict(count - self._free)
+            start = self._free_run(count, spare_hoped=False)
         if start is None:
             blocks = [block for block, state in enumerate(self._states) if state in (FREE, HOPED)][:count]
         else:
             blocks = list(range(start, start + count))
+        self._empty(blocks)
         for block in blocks:
             self._states[block] = USED
             self._users[block] = 1
@@ -137,8 +147,9 @@ class BlockPool:
             if self._users[block]:
                 continue
             if block in self._names:
+                self._now += 1
                 self._states[block] = IDLE
-                self._idle[block] = None
+                self._idle[block] = self._now
             else:
                 self._states[block] = FREE
                 self._free += 1
@@ -157,24 +168,62 @@ class BlockPool:
 
     def _evict(self, count: int) -> None:
         for _ in range(count):
-            block, _ = self._idle.popitem(last=False)
-            del self._named[self._names.pop(block)]
-            self._states[block] = FREE
-            self._free += 1
-            self.evicted += 1
+            self._empty([next(iter(self._idle))])
+
+    def _empty(self, blocks: Iterable[int]) -> None:
+        """Give up what idle ones among the blocks hold."""
+        for block in blocks:
+            if self._states[block] == IDLE:
+                del self._idle[block]
+                del self._named[self._names.pop(block)]
+                self._states[block] = FREE
+                self._free += 1
+                self.evicted += 1
 
     def _run_for(self, count: int, after: int | None, hope: int) -> int | None:
-        """Where a run of `count` begins, None if there is none."""
-        states = self._states
-        if after is not None:
-            behind = states[after + 1 : after + 1 + count]
-            if len(behind) == count and all(state in (FREE, HOPED) for state in behind):
-                return after + 1
-        for length in (count + hope, count):
+        """Where a run of `count` begins that costs little of what is idle, None if there is none."""
+        if after is not None and self._is_free_behind(after, count):
+            return after + 1
+        for length in dict.fromkeys((count + hope, count)):
+            start = self._free_run(length)
+            if start is None and self._idle:
+                start = self._old_run(length)
+            if start is not None:
+                self._empty(range(start, start + length))
+                return start
+        return None if self._free < count else self._free_run(count, spare_hoped=False)
+
+    def _is_free_behind(self, after: int, count: int) -> bool:
+        behind = range(after + 1, after + 1 + count)
+        if behind.stop > self.count + 1:
+            return False
+        latest = self._date(OLD_BEHIND) if self._idle else 0
+        return all(
+            self._states[block] in (FREE, HOPED) or self._idle.get(block, self._now + 1) <= latest
+            for block in behind
+        )
+
+    def _date(self, share: float) -> float:
+        """When this part was over of the time since the oldest idle block became so."""
+        first = next(iter(self._idle.values()))
+        return first + share * (self._now - first)
+
+    def _free_run(self, length: int, *, spare_hoped: bool = True) -> int | None:
+        states = self._states if spare_hoped else self._states.replace(bytes([HOPED]), bytes([FREE]))
+        start = states.find(bytes([FREE]) * length)
+        return start if start >= 0 else None
+
+    def _old_run(self, length: int) -> int | None:
+        """Where a run of free and old blocks begins, of as old ones as there are."""
+        for share in OLD:
+            states, latest = bytearray(self._states), self._date(share)
+            for block, since in self._idle.items():  # oldest first
+                if since > latest:
+                    break
+                states[block] = FREE
             if (start := states.find(bytes([FREE]) * length)) >= 0:
                 return start
-        start = states.replace(bytes([HOPED]), bytes([FREE])).find(bytes([FREE]) * count)
-        return start if start >= 0 else None
+        return None
 
     def _keep(self, start: int, hope: int) -> None:
         for block in range(start, min(start + hope, self.count + 1)):

@@ -5,7 +5,6 @@ Shape letters: L layers, N places, B rows, H key heads, D head width, Q new toke
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +16,10 @@ from transformers import Cache
 from beholder.core.errors import ConfigError
 from beholder.generation.attention import folded
 from beholder.generation.blocks import BlockTable
+from beholder.generation.machine import total_memory
 
 # The budget that nobody set: this many whole contexts, or a quarter of the memory, whichever is less.
 DEFAULT_CONTEXTS = 16
-FALLBACK_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,7 @@ def device_memory(device: torch.device) -> int:
     """Bytes of memory that the device has."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return FALLBACK_BYTES
+    return total_memory()
 
 
 def default_memory(geometry: Geometry, context: int, device: torch.device) -> int:

@@ -17,7 +17,7 @@ from beholder.core.types import Sampling
 from beholder.generation.blocks import BlockPool
 from beholder.generation.cache import Geometry, Store, default_memory
 from beholder.generation.features import Embedder, FeatureCache
-from beholder.generation.native.decode import NativeDecode
+from beholder.generation.native.decode import AUTO, NativeDecode
 from beholder.generation.packed import PackedWeights
 from beholder.generation.prompt import read_prompt
 from beholder.generation.request import Request
@@ -37,8 +37,8 @@ class Engine:
     `idle_chunk`. `prefix_cache` keeps what was computed for later prompts that begin alike, `picture_memory`
     bytes keep picture features; False and 0 switch them off. `packed_memory` bytes hold second copies of
     weights for faster steps on the CPU, 0 for none, see `PackedWeights`; `threads` bounds the threads of a
-    step. `native`: see `NativeDecode.open`. `direct` and
-    `compile`: see `Runner`.
+    step. `native`: see `NativeDecode.open`; left out, "auto", unless `direct`, `compile` or `packed_memory`
+    is given, which is about PyTorch's ways. `direct` and `compile`: see `Runner`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Engine:
         picture_memory: int = 256 * 2**20,
         packed_memory: int | None = None,
         threads: int | None = None,
-        native: bool | str = False,
+        native: bool | str | None = None,
         direct: bool | None = None,
         compile: str | None = None,
     ) -> None:
@@ -80,16 +80,20 @@ class Engine:
                 "0 keeps nothing"
             )
         self._pictures = FeatureCache(picture_memory)
-        if compile is not None and packed_memory is None:
-            packed_memory = 0  # compiled steps have their own way with weights
-        self._packed = PackedWeights(model, packed_memory, memory)
-        embedder = Embedder(model, self._pictures, self._packed)
-        store = Store(geometry, (blocks + 1) * block, block, model.device)
+        bound = Threads(threads)
+        if native is None:
+            native = AUTO if compile is direct is packed_memory is None else False
         if compile is not None and native:
             raise ConfigError("native and compile are two ways to decode; leave one out")
+        if compile is not None and packed_memory is None:
+            packed_memory = 0  # compiled steps have their own way with weights
         own = NativeDecode.open(model, native, kv_memory=memory, threads=threads)
+        taken, spared = (memory + own.bytes, own.linears) if own else (memory, ())
+        self._packed = PackedWeights(model, packed_memory, taken, spared=spared)
+        embedder = Embedder(model, self._pictures, self._packed)
+        store = Store(geometry, (blocks + 1) * block, block, model.device)
         runner = Runner(model, store, embedder, self._packed, own, direct=direct, compiled=compile)
-        self._steps = Steps(scheduler, runner, embedder, Threads(threads))
+        self._steps = Steps(scheduler, runner, embedder, bound)
         self._digests = prefix_cache or picture_memory > 0
         self._turn = threading.Lock()  # who holds it runs the model
         self._news = threading.Condition()  # tokens came, requests came, the turn is free, the end is near
@@ -155,6 +159,7 @@ class Engine:
             self._steps.embedder,
             self._packed,
             self._steps.runner.store,
+            self._steps.runner.native,
         )
 
     def forget(self) -> None:
@@ -163,6 +168,7 @@ class Engine:
             self._steps.scheduler.forget()
             self._pictures.forget()
             self._packed.forget()
+            self._steps.runner.forget()
 
     @property
     def is_closed(self) -> bool:
@@ -190,6 +196,7 @@ class Engine:
         with self._turn:
             self._steps.end_all("cancelled")
             self._packed.forget()
+            self._steps.runner.release()
         with self._news:
             self._news.notify_all()
 

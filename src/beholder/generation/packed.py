@@ -9,7 +9,7 @@ order of sums in float32.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -50,13 +50,20 @@ class Copy:
 class PackedWeights:
     """The copies of one model, at most `limit` bytes; each is made when its layer first computes with one.
 
-    0 makes none. Left out, `limit` is what all matrices need if weights, copies and `kv_memory` bytes
-    together fill at most four fifths of the memory, else 0. ConfigError if a `limit` is given and the model
-    or this PyTorch cannot have copies.
+    0 makes none. Left out, `limit` is what all matrices need, without those `spared`, if weights, copies and
+    `taken` bytes together fill at most four fifths of the memory, else 0. ConfigError if a `limit` is given
+    and the model or this PyTorch cannot have copies.
     """
 
-    def __init__(self, model: nn.Module, limit: int | None, kv_memory: int = 0) -> None:
-        self.bytes = 0
+    def __init__(
+        self,
+        model: nn.Module,
+        limit: int | None,
+        taken: int = 0,
+        *,
+        spared: Collection[nn.Module] = (),
+    ) -> None:
+        self.bytes = self._spared = 0
         self._copies: dict[nn.Linear, Copy] = {}
         layers = [] if limit == 0 else _layers(model)
         if limit and not layers:
@@ -65,16 +72,18 @@ class PackedWeights:
                 "float32 matrices on the CPU, and a PyTorch with oneDNN; leave packed_memory out"
             )
         if limit is None:
-            needed = sum(layer.weight.nbytes for layer in layers)
+            away = set(spared)
+            needed = sum(layer.weight.nbytes for layer in layers if layer not in away)
             held = sum(parameter.nbytes for parameter in model.parameters())
-            fits = held + needed + kv_memory <= LARGEST_SHARE * device_memory(torch.device("cpu"))
+            fits = held + needed + taken <= LARGEST_SHARE * device_memory(torch.device("cpu"))
             limit = needed if fits else 0
+            self._spared = sum(layer.weight.nbytes for layer in layers if layer in away) if fits else 0
             if needed:
                 told = "are made as they are used" if fits else "are not made: they would not fit"
                 log.info("second copies of weights, %.2f GiB, %s (packed_memory)", needed / 2**30, told)
         self.limit = limit
         self._forwards: list[Swap] = [
-            (layer, layer.__dict__, partial(self._compute, layer)) for layer in layers if limit
+            (layer, layer.__dict__, partial(self._compute, layer)) for layer in layers if limit + self._spared
         ]
         self._of_part: dict[str, list[Swap]] = {}
         self._asked: set[nn.Linear] = set()
@@ -104,6 +113,11 @@ class PackedWeights:
                 attributes.pop("forward", None)
         if pack and part not in self._of_part:  # not where it failed on the way
             self._of_part[part] = [swap for swap in swaps if swap[0] in self._asked]
+
+    def spare_nothing(self) -> None:
+        """From now on the spared layers, which are not run otherwise any more, may have copies as well."""
+        self.limit += self._spared
+        self._spared = 0
 
     def forget(self) -> None:
         """Drop all copies, and what is known of the parts."""

@@ -51,6 +51,7 @@ class Runner:
         self.embedder = embedder
         self.packed = packed
         self.native = native
+        self._is_native: bool | None = None  # whether rows that answer are run natively; None: look again
         self.device = store.device
         parameters = inspect.signature(model.forward).parameters
         takes_more = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
@@ -73,6 +74,17 @@ class Runner:
         if takes_more:
             register()
 
+    def forget(self) -> None:
+        """Weights may have changed in ways that nobody sees."""
+        self._is_native = None
+        if self.native is not None:
+            self.native.forget()
+
+    def release(self) -> None:
+        """Give native decode's memory and threads back; nothing is run afterwards."""
+        if self.native is not None:
+            self.native.release()
+
     @property
     def _kinds(self) -> set[str]:
         """How the layers attend now; that may be changed at any time."""
@@ -91,14 +103,39 @@ class Runner:
 
         None if they are not `wanted`, which only the last piece's are; then they are not computed either.
         """
-        view = StoredView(self.store, [table], [start], stop - start, direct=False)
+        self._is_native = None
         inputs = self._prompt_inputs(prompt, start, stop)
-        mask = self._causal_mask(start, stop)
-        with self.packed.used("decode", pack=False):
-            scores = self._forward(inputs, view, mask, wanted=wanted)
+        if self._reads_natively(prompt, stop - start):
+            scores = self._read_natively(prompt, inputs, table, stop)
+        else:
+            view = StoredView(self.store, [table], [start], stop - start, direct=False)
+            mask = self._causal_mask(start, stop)
+            with self.packed.used("decode", pack=False):
+                scores = self._forward(inputs, view, mask, wanted=wanted)
         if stop >= prompt.length:
             prompt.features.clear()
-        return scores
+        return scores if wanted else None
+
+    def _reads_natively(self, prompt: Prompt, count: int) -> bool:
+        reads = self.native is not None and self.native.reads(count) and not self.stands_alone(prompt)
+        return reads and self._is_native_now()
+
+    def _read_natively(self, prompt: Prompt, inputs: dict[str, Any], table: BlockTable, stop: int) -> Tensor:
+        assert self.native is not None
+        positions = inputs[POSITIONS][0].tolist()
+        embeddings = inputs.get("inputs_embeds")
+        tokens = prompt.ids[stop - len(positions) : stop] if embeddings is None else embeddings[0]
+        return self.native.read(tokens, positions, table, stop, self.store)
+
+    def _is_native_now(self) -> bool:
+        """Looked at once after something was read: at every step it would take a part of a small one's
+        time."""
+        if self._is_native is None:
+            self._is_native = self.native is not None and self.native.is_ready()
+            if self.native is not None and self.native.gave_up:
+                self.native = None
+                self.packed.spare_nothing()
+        return self._is_native
 
     @torch.inference_mode()
     def read_together(
@@ -108,6 +145,7 @@ class Runner:
 
         Shorter rests are filled up in front. For prompts of which `stands_alone` says no.
         """
+        self._is_native = None
         rests = [prompt.length - start for prompt, start in zip(prompts, starts, strict=True)]
         longest = max(rests)
         filler = [longest - rest for rest in rests]
@@ -155,7 +193,7 @@ class Runner:
         starts = [len(prompt.ids) - 1 for prompt in prompts]
         ids = [prompt.ids[-1] for prompt in prompts]
         positions = [prompt.position(start) for prompt, start in zip(prompts, starts, strict=True)]
-        if self.native is not None:
+        if self.native is not None and self._is_native_now():
             return self.native.answer(ids, positions, tables, starts, self.store)
         if self.compiled is not None:
             with implementation(self._configs, NAME):

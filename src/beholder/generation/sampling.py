@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 from transformers import (
+    LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -22,6 +23,9 @@ from beholder.core.types import Sampling, TokenScore
 
 # Which tokens may come next, as (vocabulary,) bools, given the answer's ids so far; None for all.
 TokenMask = Callable[[Sequence[int]], Tensor | None]
+
+COLD = 1e-3
+COLDEST = 1e-30  # below this the quotient of the smallest difference is no number
 
 
 class Chooser:
@@ -177,10 +181,24 @@ def _repetition(sampling: Sampling) -> RepetitionPenaltyLogitsProcessor | None:
     return RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)
 
 
+class Cold(LogitsProcessor):
+    """A temperature near 0, by which scores divided would be too large for numbers: their distances from the
+    largest score are divided, which draws the same."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = max(temperature, COLDEST)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """(rows, vocabulary) scores to those that are drawn from."""
+        return cast(torch.FloatTensor, (scores - scores.amax(dim=-1, keepdim=True)) / self.temperature)
+
+
 def _filters(sampling: Sampling) -> LogitsProcessorList:
     """In the order of `generate()`: temperature, top-k, top-p, min-p; each only where it does something."""
     filters = LogitsProcessorList()
-    if sampling.temperature not in (0.0, 1.0):
+    if 0 < sampling.temperature < COLD:
+        filters.append(Cold(sampling.temperature))
+    elif sampling.temperature not in (0.0, 1.0):
         filters.append(TemperatureLogitsWarper(sampling.temperature))
     if sampling.top_k:
         filters.append(TopKLogitsWarper(sampling.top_k))

@@ -10,6 +10,7 @@ import torch
 from beholder.core.types import FinishReason
 from beholder.generation.cache import Store
 from beholder.generation.features import Embedder, FeatureCache
+from beholder.generation.native.decode import NativeDecode
 from beholder.generation.packed import PackedWeights
 from beholder.generation.scheduler import Scheduler
 
@@ -32,7 +33,10 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """A snapshot. Blocks and bytes are those of keys and values unless the name says pictures."""
+    """A snapshot. Blocks and bytes are those of keys and values unless the name says pictures or weights.
+
+    `decode` is what runs rows that answer: "pytorch", or "native" with its number format and kernels.
+    """
 
     submitted: int
     steps: int
@@ -58,6 +62,8 @@ class Stats:
     picture_bytes: int
     packed_weights: int
     packed_bytes: int
+    native_bytes: int
+    decode: str
 
     @classmethod
     def of(
@@ -68,6 +74,7 @@ class Stats:
         embedder: Embedder,
         packed: PackedWeights,
         store: Store,
+        native: NativeDecode | None,
     ) -> Stats:
         """Collect it."""
         per_token = store.geometry.bytes_per_token
@@ -97,6 +104,8 @@ class Stats:
             picture_bytes=pictures.bytes,
             packed_weights=packed.count,
             packed_bytes=packed.bytes,
+            native_bytes=native.bytes if native else 0,
+            decode=str(native or "pytorch"),
         )
 
 

@@ -3,52 +3,58 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from beholder.core.errors import ConfigError
+from beholder.core.errors import BeholderError, ConfigError
 from beholder.generation.blocks import BlockTable
 from beholder.generation.cache import Store, device_memory
+from beholder.generation.machine import free_memory, own_memory
 from beholder.generation.native.formats import FORMATS, Packing, plan
 from beholder.generation.native.memory import KeyValues
-from beholder.generation.native.parts import LINEARS, NORMS, TrunkParts, parts_of
+from beholder.generation.native.parts import linears_of, parts_of
 from beholder.generation.native.trunk import PackedTrunk
+from beholder.generation.native.watch import Watch
 
 log = logging.getLogger("beholder")
 
 AUTO = "auto"
 OWN_FORMAT = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-# Left to itself, packing may fill memory up to this share, counting weights and keys and values.
+# Left to itself, packing may fill memory up to this share, counting weights and keys and values, and take
+# this share of what is free.
 LARGEST_SHARE = 0.8
 # What the model and its packed trunk may differ by on a few tokens, as a part of the scores' spread: far
 # above what rounding does. This finds models that do more than their trunk, not formats that are poor.
 PROOF = {"float32": 1e-3, "bfloat16": 0.15, "int8": 0.5, "int4": 1.0}
 PROOF_TOKENS = 4
-# Formats in which prompts are read by the trunk too: products of bytes take half as long as PyTorch's.
+# Formats in which whole prompts are read by the trunk: products of bytes take half as long as PyTorch's.
 READING = ("int8", "int4")
 READ_ROWS = 256  # of a prompt at once
-
-# Where a model keeps a module: the children of the one above, the name among them, and what stood there.
-Place = tuple[dict[str, Any], str, Any]
+# In the others the end of a prompt, or a short one: so few tokens take one reading of the weights, which
+# PyTorch would bring into another order first.
+SHORT_READ = 32
 
 
 class NativeDecode:
-    """One model's packed trunk, packed again when weights were exchanged or changed in place."""
+    """One model's packed trunk, packed again when weights were exchanged or changed in place.
 
-    def __init__(self, model: Any, packing: Packing, **more: Any) -> None:
+    `may_give_up`: where that cannot be done any more, it is not ready instead of raising ConfigError.
+    """
+
+    def __init__(self, model: Any, packing: Packing, *, may_give_up: bool = False, **more: Any) -> None:
         self.model = model
         self.packing = packing
-        self.reads = packing.weights in READING
-        if self.reads:
-            more = {"rows": READ_ROWS, **more}
-        self._more = more
-        self._may_give_up = self._gave_up = False
-        self._places: list[Place] = []
+        rows = READ_ROWS if packing.weights in READING else SHORT_READ
+        self._more = {"rows": rows, **more}
+        self._may_give_up = may_give_up
+        self.gave_up = self._is_stale = self._was_listened_to = False
         self._used_rows: int | None = getattr(model.config, "used_rows", None)
         self._memory: KeyValues | None = None
+        self._process = os.getpid()
         self._pack()
 
     @classmethod
@@ -66,22 +72,39 @@ class NativeDecode:
         "auto" is True where that is possible and fits into memory beside `kv_memory` bytes, and None, with
         the reason logged, where it is not. ConfigError for everything else that cannot be.
         """
-        if choice is False:
+        if choice is False or (choice == AUTO and model.device.type != "cpu"):
             return None
         if choice is not True and choice not in (AUTO, *FORMATS):
             raise ConfigError(f"native is {choice!r}; use True, False, {AUTO} or one of {', '.join(FORMATS)}")
         try:
             packing = Packing(_own_format(model) if choice in (True, AUTO) else str(choice))
             if choice == AUTO:
+                _check_quiet(model)
                 _check_room(model, packing, kv_memory)
-            opened = cls(model, packing, threads=threads, pin=pin)
-            opened._may_give_up = choice == AUTO
-            return opened
-        except ConfigError as error:
+            return cls(model, packing, may_give_up=choice == AUTO, threads=threads, pin=pin)
+        except (BeholderError, MemoryError) as error:
             if choice != AUTO:
                 raise
-            log.info("decode stays with PyTorch: %s", error)
+            log.info("decode stays with PyTorch, which takes longer per token: %s", error)
             return None
+
+    def reads(self, count: int) -> bool:
+        """Whether so many tokens of a prompt are read here too, and not by the model."""
+        return count <= SHORT_READ or self.packing.weights in READING
+
+    @property
+    def bytes(self) -> int:
+        """What the packed weights take."""
+        return self.trunk.packed_bytes if "trunk" in self.__dict__ else 0
+
+    @property
+    def linears(self) -> list[nn.Module]:
+        """The layers whose products it computes instead of PyTorch."""
+        return linears_of(self.trunk.parts)
+
+    def __str__(self) -> str:
+        level = self.trunk.level if "trunk" in self.__dict__ else "not packed"
+        return f"native ({self.packing.weights}, {level})"
 
     @torch.inference_mode()
     def answer(
@@ -117,44 +140,63 @@ class NativeDecode:
         return self._as_model(scores)
 
     def is_ready(self) -> bool:
-        """Whether the next step may be run natively; what has changed is packed again first.
+        """Whether the next steps may be run natively; what has changed is packed again first.
 
         Not while somebody listens to modules or has put another forward into them, which would not be asked.
         Where changed weights cannot be packed it is ConfigError; without anybody having insisted on native
         decode it is never ready again, and the reason is logged.
         """
-        modules = [self.model, *(module for _, _, module in self._places)]
-        if self._gave_up or any(map(_is_watched, modules)):
+        if self.gave_up or self._is_listened_to():
             return False
-        if all(children.get(name) is module for children, name, module in self._places) and (
-            self._state == _state(self._parts)
-        ):
-            return True
         try:
-            self._pack()
-        except ConfigError as error:
+            self._keep_up()
+        except (BeholderError, MemoryError) as error:
             if not self._may_give_up:
                 raise
             log.info("decode goes back to PyTorch: %s", error)
-            self._gave_up = True
-        return not self._gave_up
+            self.release()
+            self.gave_up = True
+        return not self.gave_up
+
+    def forget(self) -> None:
+        """Pack again before the next step, whatever can be seen of the weights."""
+        self._is_stale = True
+
+    def release(self) -> None:
+        """Give the packed weights and their threads back; they are made again when they are needed."""
+        self.__dict__.pop("trunk", None)
+        self.__dict__.pop("watch", None)
+
+    def _is_listened_to(self) -> bool:
+        before, self._was_listened_to = self._was_listened_to, self.watch.is_listened_to()
+        if self._was_listened_to and not before:
+            log.info("decode is PyTorch's while modules have hooks or another forward")
+        return self._was_listened_to
+
+    def _keep_up(self) -> None:
+        if self._process != os.getpid():
+            raise ConfigError("native decode cannot go on in a forked process; open the model in that one")
+        why = "asked to" if self._is_stale else self.watch.changed()
+        if why:
+            log.info("the packed weights are made again: %s", why)
+            self._pack()
 
     def _memory_of(self, store: Store) -> KeyValues:
-        if not store.keys:
+        if len(store.keys) < store.geometry.layers:
             like = torch.empty((1, store.geometry.heads, 1, store.geometry.width), dtype=store.geometry.dtype)
-            for index in range(store.geometry.layers):
-                store.layer(index, like, like)
+            store.layer(store.geometry.layers - 1, like, like)
         if self._memory is None or self._memory.layers[0][0] is not store.keys[0]:
             self._memory = KeyValues(list(zip(store.keys, store.values, strict=True)))
         return self._memory
 
     def _pack(self) -> None:
-        self._parts = parts_of(self.model)
-        self._places = _places(self.model, self._parts)
-        self._state = _state(self._parts)
-        self.__dict__.pop("trunk", None)  # the old one goes first: not both of them are kept
-        self.trunk = PackedTrunk(self._parts, self.packing, **self._more)
+        parts = parts_of(self.model)
+        self.release()  # the old one goes first: not both of them are kept
+        self._is_stale = True
+        self.watch = Watch(self.model, parts)
+        self.trunk = PackedTrunk(parts, self.packing, **self._more)
         self._prove()
+        self._is_stale = False
 
     def _as_model(self, scores: Tensor) -> Tensor:
         """Rows of the head that stand for no token are out of the question, as the model's forward has it."""
@@ -166,7 +208,13 @@ class NativeDecode:
     def _prove(self) -> None:
         """ConfigError unless a few tokens get the scores that the whole model gives them."""
         ids = [token % self.trunk.parts.vocabulary for token in range(1, PROOF_TOKENS + 1)]
-        wanted = self.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float()
+        try:
+            wanted = self.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float()
+        except Exception as error:  # whatever a forward may raise that wants more than ids
+            raise ConfigError(
+                f"{type(self.model).__name__} cannot be run on {PROOF_TOKENS} tokens alone "
+                f"({type(error).__name__}: {error}); decode with PyTorch"
+            ) from error
         shape = (self.trunk.parts.key_heads, PROOF_TOKENS, self.trunk.parts.head_width)
         count, dtype = len(self.trunk.parts.layers), self.model.dtype
         memory = KeyValues(
@@ -189,43 +237,23 @@ def _own_format(model: Any) -> str:
     return OWN_FORMAT[model.dtype]
 
 
+def _check_quiet(model: Any) -> None:
+    """ConfigError where packing would be in vain from the beginning."""
+    if Watch(model, parts_of(model)).is_listened_to():
+        raise ConfigError("modules have hooks or another forward, which native decode would not call")
+
+
 def _check_room(model: Any, packing: Packing, kv_memory: int) -> None:
-    needed = plan(parts_of(model), packing).packed
+    """ConfigError where weights, packed weights, keys and values are too much for the memory there is.
+
+    Weights that are still mapped from their files stand in nobody's account and will be read.
+    """
+    needed = plan(parts_of(model), packing).packed + kv_memory
     held = sum(parameter.nbytes for parameter in model.parameters())
-    have = device_memory(torch.device("cpu"))
-    if held + needed + kv_memory > LARGEST_SHARE * have:
+    have, free = device_memory(torch.device("cpu")), free_memory() - max(0, held - own_memory())
+    if held + needed > LARGEST_SHARE * have or needed > LARGEST_SHARE * free:
         raise ConfigError(
-            f"packed weights of {needed / 2**30:.1f} GiB do not fit beside {held / 2**30:.1f} GiB of the "
-            f"model and {kv_memory / 2**30:.1f} GiB for keys and values into {LARGEST_SHARE:.0%} of "
-            f"{have / 2**30:.1f} GiB"
+            f"packed weights of {(needed - kv_memory) / 2**30:.1f} GiB do not fit beside {held / 2**30:.1f} "
+            f"GiB of the model and {kv_memory / 2**30:.1f} GiB for keys and values: of {have / 2**30:.1f} "
+            f"GiB of memory {max(free, 0) / 2**30:.1f} are free, and a fifth is left alone"
         )
-
-
-def _modules(parts: TrunkParts) -> list[Any]:
-    inside = [getattr(layer, name) for layer in parts.layers for name in (*LINEARS, *NORMS)]
-    return [*inside, parts.last_norm, parts.head, parts.embedding]
-
-
-def _state(parts: TrunkParts) -> list[tuple[int, int]]:
-    """Where the packed numbers came from and how often they were changed, as far as PyTorch counts it."""
-    weights = [module.weight for module in _modules(parts)]
-    return [(weight.data_ptr(), -1 if weight.is_inference() else weight._version) for weight in weights]
-
-
-def _is_watched(module: Any) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
-
-
-def _places(model: Any, parts: TrunkParts) -> list[Place]:
-    """Where the model keeps the parts and what is above them: an adapter puts another module there."""
-    names = {id(module): name for name, module in model.named_modules(remove_duplicate=False)}
-    wanted: set[str] = set()
-    for module in _modules(parts):
-        steps = names.get(id(module), "").split(".")
-        wanted |= {".".join(steps[:count]) for count in range(1, len(steps) + 1)}
-    found: list[Place] = []
-    for name in sorted(wanted - {""}):
-        above, _, last = name.rpartition(".")
-        children = model.get_submodule(above)._modules
-        found.append((children, last, children[last]))
-    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from beholder.core.errors import ConfigError
-from beholder.generation.native.parts import LINEARS, TrunkParts, weight_of
+from beholder.generation.native.parts import TrunkParts, linears_of, weight_of
 
 FORMATS = ("float32", "bfloat16", "int8", "int4")  # as native.h numbers them
 GROUPS = (32, 64, 128)
@@ -77,6 +77,5 @@ def plan(parts: TrunkParts, packing: Packing) -> Plan:
     )
     packed = len(parts.layers) * sum(packing.matrix_bytes(*shape) for shape in shapes)
     packed += packing.matrix_bytes(parts.vocabulary, parts.hidden, is_head=True)
-    linears = [getattr(layer, name) for layer in parts.layers for name in LINEARS] + [parts.head]
-    dense = sum(weight_of(linear, "a linear").nbytes for linear in linears)
+    dense = sum(weight_of(linear, "a linear").nbytes for linear in linears_of(parts))
     return Plan(dense, packed)

@@ -102,6 +102,11 @@ def parts_of(model: Any) -> TrunkParts:
     return parts
 
 
+def linears_of(parts: TrunkParts) -> list[nn.Module]:
+    """All layers whose weights are packed, the head last."""
+    return [*(getattr(layer, name) for layer in parts.layers for name in LINEARS), parts.head]
+
+
 def _llama_parts(decoder: Any, head: nn.Module) -> TrunkParts:
     config = decoder.config
     if type(decoder).__name__ not in DECODERS:
