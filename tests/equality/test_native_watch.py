@@ -53,6 +53,7 @@ def test_without_the_library_everything_works_and_is_said(monkeypatch, caplog):
     llama = tiny_llama()
     wanted = said(Engine(llama))
     monkeypatch.setattr(library, "_found", lambda: "nobody compiled it")
+    caplog.clear()
     with caplog.at_level(logging.INFO, "beholder"):
         engine = Engine(llama)
     assert said(engine) == wanted

@@ -315,7 +315,8 @@ def test_the_tokenizer_comes_along(tmp_path):
 
 def test_from_the_command_line(tmp_path, capsys):
     published, shared, back = tmp_path / "published", tmp_path / "shared", tmp_path / "back"
-    assert main(["convert", str(STORED), str(published), "--to", "published", "--template", "base"]) == 0
+    how = ["--to", "published", "--template", "base", "--map"]
+    assert main(["convert", str(STORED), str(published), *how]) == 0
     assert json.loads((published / "config.json").read_text())["template_version"] == "base"
     assert main(["convert", str(FOLDER / "model"), str(shared), "--to", "sat", "--ranks", "2", "--json"]) == 0
     first, second = capsys.readouterr().out.rsplit("\n", 2)[:2]

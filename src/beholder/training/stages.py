@@ -1,4 +1,4 @@
-"""A training stage is a value: a recipe is read from YAML, checked field by field, kept with what it trains."""
+"""A training stage is a value: a recipe read from YAML, checked field by field, kept with what it trains."""
 
 from __future__ import annotations
 
