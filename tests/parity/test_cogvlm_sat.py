@@ -324,8 +324,8 @@ def test_from_the_command_line(tmp_path, capsys):
     assert (shown["target"], shown["layout"], len(shown["files"])) == (str(shared), "sat", 2)
     assert f"checksum of the parameters, in every layout the same: {shown['checksum']}" in first
     for layer in range(3):
-        gate = f"mixins.mlp.gate_proj.{layer}.weight -> model.layers.{layer}.mlp.language_mlp.gate_proj.weight"
-        assert gate in first
+        expert = f"model.layers.{layer}.mlp.language_mlp.gate_proj.weight"
+        assert f"mixins.mlp.gate_proj.{layer}.weight -> {expert}" in first
     assert main(["convert", str(shared), str(back), "--to", "published"]) == 0
     assert shown["checksum"] in capsys.readouterr().out
     four = tmp_path / "four"

@@ -18,7 +18,7 @@ from beholder.generation.native.formats import FORMATS, Packing, plan
 from beholder.generation.native.memory import KeyValues
 from beholder.generation.native.parts import linears_of, parts_of
 from beholder.generation.native.trunk import PackedTrunk
-from beholder.generation.native.watch import Watch
+from beholder.generation.native.watch import Watch, is_listened_to
 
 log = logging.getLogger("beholder")
 
@@ -239,7 +239,7 @@ def _own_format(model: Any) -> str:
 
 def _check_quiet(model: Any) -> None:
     """ConfigError where packing would be in vain from the beginning."""
-    if Watch(model, parts_of(model)).is_listened_to():
+    if is_listened_to(model, parts_of(model)):
         raise ConfigError("modules have hooks or another forward, which native decode would not call")
 
 

@@ -38,9 +38,7 @@ class Watch:
 
     def is_listened_to(self) -> bool:
         """Somebody waits for modules to be called, or has put another forward into one."""
-        return any(map(_is_watched, self._modules)) or bool(
-            modules._global_forward_hooks or modules._global_forward_pre_hooks
-        )
+        return _are_listened_to(self._modules)
 
     def changed(self) -> str:
         """What is not as it was packed; empty where everything is."""
@@ -55,6 +53,17 @@ class Watch:
     @torch.no_grad()
     def _sampled(self) -> Tensor:
         return torch.cat(self._views).view(torch.uint8)  # bytes: also of what is no number
+
+
+def is_listened_to(model: Any, parts: TrunkParts) -> bool:
+    """As `Watch.is_listened_to`, before there is one: no weight is read, which may still lie on disk."""
+    return _are_listened_to([model, *(module for _, _, module in _places(model, parts))])
+
+
+def _are_listened_to(listened: list[Any]) -> bool:
+    return any(map(_is_watched, listened)) or bool(
+        modules._global_forward_hooks or modules._global_forward_pre_hooks
+    )
 
 
 def _parts_modules(parts: TrunkParts) -> list[Any]:
