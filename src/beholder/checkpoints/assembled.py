@@ -7,6 +7,7 @@ memory holds little more than the model.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,15 @@ class Files:
             return self._opened(path).get_tensor(header.name or name)
         return self._opened(path)[header.name or name].clone()
 
+    def announce(self, header: TensorHeader) -> None:
+        """Let the disk fetch a tensor that will be computed with, while the model is still being built.
+
+        All others are only mapped, and read when the model first runs.
+        """
+        if header.begin and hasattr(os, "posix_fadvise"):
+            with (self._folder / header.file).open("rb") as file:
+                os.posix_fadvise(file.fileno(), header.begin, header.bytes, os.POSIX_FADV_WILLNEED)
+
     def _opened(self, path: Path) -> Any:
         key = str(path)
         if key not in self._open:
@@ -134,6 +144,8 @@ def assemble(contents: Contents, plan: Plan, *, merge: bool = True) -> dict[str,
             is_short = header.shape[:1] == (plan.padded.get(ours),)
             fill = plan.wanted[ours][0] - plan.padded[ours] if is_short else 0
             state[ours] = Stored(files, header, name, number, len(held), fill, changes.get(name))
+            if fill or name in changes:
+                files.announce(header)
     return state
 
 

@@ -106,6 +106,7 @@ def plan(
     `config` replaces the folder's, and `model_class` the family's: it may be the model without its head.
     """
     import torch
+    from transformers.initialization import no_init_weights
 
     stored = read_config(folder)
     whole_class = family.model_class()
@@ -115,7 +116,7 @@ def plan(
         if config is None and is_published:
             config = family.config_from_published(stored, folder)
         config = config or cast("PreTrainedConfig", whole_class.config_class.from_dict(stored))
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():
             model = model_class(config)
     if is_published:
         layout, names = "published", family.key_table(config)
