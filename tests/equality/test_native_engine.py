@@ -229,3 +229,12 @@ def test_other_formats_are_near_on_the_golden_model():
         trunk = PackedTrunk(parts_of(golden), Packing(weights), threads=1)
         scores = trunk.step([token], [position], KeyValues(layers), [[(0, position + 1)]])
         assert distance(scores[0], wanted.detach()) < bound
+
+
+def test_of_a_small_trunk_no_prompt_is_read_natively(monkeypatch):
+    """Else the last bits of an answer would depend on how much of its prompt was known already."""
+    runner = Engine(tiny_llama(), native="bfloat16")._steps.runner
+    assert runner.native is not None
+    assert runner.native.reads(3)
+    monkeypatch.setattr("beholder.generation.native.decode.SMALL_TRUNK", runner.native.bytes + 1)
+    assert not runner.native.reads(3)
