@@ -35,8 +35,8 @@ PROOF_TOKENS = 4
 READING = ("int8", "int4")
 READ_ROWS = 256  # of a prompt at once
 # In the others the end of a prompt, or a short one: so few tokens take one reading of the weights, which
-# PyTorch would bring into another order first. Not of a small trunk: nothing is won there, and in bfloat16 the
-# last bits of an answer would depend on how much of its prompt was known already.
+# PyTorch would bring into another order first. Not of a small trunk: nothing is won there, and in bfloat16
+# the last bits of an answer would depend on how much of its prompt was known already.
 SHORT_READ = 32
 SMALL_TRUNK = 2**27  # bytes
 
