@@ -75,7 +75,7 @@ def test_words_alone_and_more_pictures_than_a_model_takes(name, running):
         listed = {one.id: one.model_dump() for one in client.models.list().data}[name]
         most = listed["pictures_per_request"]
         many = [*content(QUESTION, data_url()) * (most + 1)]
-        with pytest.raises(openai.BadRequestError, match="limit|at most|looks at one"):
+        with pytest.raises(openai.BadRequestError, match=r"limit|at most|looks at one"):
             client.chat.completions.create(
                 model=name, messages=[{"role": "user", "content": many}], max_tokens=4
             )
