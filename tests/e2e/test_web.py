@@ -314,6 +314,9 @@ def test_a_phone_in_chinese_and_dark(browser, server):
     visitor.wait("已就绪", "#model-note")
     width = visitor.page.evaluate("document.documentElement.scrollWidth")
     assert width <= 390
+    title = visitor.page.locator("#title h1").bounding_box()
+    assert title
+    assert title["height"] < title["width"]
     assert visitor.page.evaluate("document.body.classList.contains('dark')")
     visitor.shot("phone")
     visitor.page.click("#dark")

@@ -87,7 +87,8 @@ class Page:
     def _head(self) -> None:
         on = self.words.on
         with gradio.Row():
-            self.title = gradio.Markdown("# Beholder", elem_id="title")
+            with gradio.Column(min_width=220):  # or a phone's narrow row sets the title letter below letter
+                self.title = gradio.Markdown("# Beholder", elem_id="title")
             self.language_name = on(
                 gradio.Radio(list(LANGUAGES), value="English", elem_id="language", min_width=160),
                 label="language",
