@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 STORED_TABLES = r"self_attn\.rotary_emb\.inv_freq$"
 
 
+def _is_shared(kwargs: dict[str, Any]) -> bool:
+    """Whether `from_pretrained` is asked to divide layers among processes."""
+    return kwargs.get("tp_plan") is not None or kwargs.get("distributed_config") is not None
+
+
 class CogVLMPreTrainedModel(AssembledLoading, PreTrainedModel):
     """What transformers needs to know about the family."""
 
@@ -54,14 +59,16 @@ class CogVLMPreTrainedModel(AssembledLoading, PreTrainedModel):
         """As in `StrictLoading`; where processes share layers, as in `AssembledLoading`: transformers cuts
         a tensor into their shares before it divides it, which mixes up queries, keys and values.
         """
-        if kwargs.get("tp_plan") is not None or kwargs.get("distributed_config") is not None:
+        if _is_shared(kwargs):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         strict = cast("Any", StrictLoading.from_pretrained)
         return strict.__func__(cls, pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_checked(cls, folder: Path, wanted: Plan, contents: Contents, *args: Any, **kwargs: Any) -> Any:
-        """As in `StrictLoading`: transformers reads the files itself."""
+        """As in `from_pretrained`: unless processes share layers, transformers reads the files itself."""
+        if _is_shared(kwargs):
+            return super().from_checked(folder, wanted, contents, *args, **kwargs)
         return cls.from_pretrained(folder, *args, **kwargs)
 
     config_class = CogVLMConfig
