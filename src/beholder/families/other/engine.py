@@ -186,9 +186,11 @@ class GenerateEngine:
     def stats(self) -> Stats:
         """Counts since the start and what runs now; of what this engine does not have there is 0."""
         counts, ends = self._counts, self._counts.ends
+        nothing: dict[str, Any] = {field.name: 0 for field in fields(Stats)}
         return Stats(
-            **{field.name: 0 for field in fields(Stats)}
+            **nothing
             | {
+                "decode": "pytorch",
                 "submitted": counts.submitted,
                 "steps": counts.steps,
                 "prompt_tokens": counts.prompt_tokens,
