@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -46,6 +49,24 @@ class Hub:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
+
+    def run(
+        self, home: Path, *arguments: str, offline: bool = False, code: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """`beholder ARGUMENTS`, or a program, in a folder, with this hub and a cache of its own there."""
+        environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("HF_", "BEHOLDER"))},
+            "HF_HOME": str(home / "hf"),
+            "HF_ENDPOINT": self.url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "1" if offline else "0",
+            "OMP_NUM_THREADS": "1",
+        }
+        start = ["-c", code] if code else ["-m", "beholder"]
+        return subprocess.run(
+            [sys.executable, *start, *arguments],
+            env=environment, cwd=home, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
 
     def put(self, name: str, folder: Path, *, without: tuple[str, ...] = ()) -> str:
         """Publish a folder; the commit follows from its content."""

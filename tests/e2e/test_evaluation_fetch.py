@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
-import sys
 import zipfile
 from collections.abc import Generator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,23 +113,7 @@ def hub() -> Generator[Hub]:
 @pytest.fixture
 def run(hub: Hub, tmp_path: Path) -> Any:
     """Runs a program in a folder of its own against the hub, with a cache of its own."""
-
-    def of(*arguments: str, offline: bool = False, code: str = "") -> subprocess.CompletedProcess[str]:
-        environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("HF_", "BEHOLDER"))},
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_ENDPOINT": hub.url,
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_OFFLINE": "1" if offline else "0",
-            "OMP_NUM_THREADS": "1",
-        }
-        start = ["-c", code] if code else ["-m", "beholder"]
-        return subprocess.run(
-            [sys.executable, *start, *arguments],
-            env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-
-    return of
+    return partial(hub.run, tmp_path)
 
 
 def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +38,7 @@ def hub() -> Generator[Hub]:
 @pytest.fixture
 def run(hub: Hub, tmp_path: Path) -> Any:
     """Runs a program against the hub, with a cache of its own."""
-
-    def of(*arguments: str, offline: bool = False, code: str = "") -> subprocess.CompletedProcess[str]:
-        environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("HF_", "BEHOLDER"))},
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_ENDPOINT": hub.url,
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_OFFLINE": "1" if offline else "0",
-            "OMP_NUM_THREADS": "1",
-        }
-        start = ["-c", code] if code else ["-m", "beholder"]
-        return subprocess.run(
-            [sys.executable, *start, *arguments],
-            env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-
-    return of
+    return partial(hub.run, tmp_path)
 
 
 def with_names(folder: Path, source: Path, **changes: str) -> Path:

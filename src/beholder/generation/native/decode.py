@@ -16,7 +16,7 @@ from beholder.generation.cache import Store, device_memory
 from beholder.generation.machine import free_memory, own_memory
 from beholder.generation.native.formats import FORMATS, Packing, plan
 from beholder.generation.native.memory import KeyValues
-from beholder.generation.native.parts import linears_of, parts_of
+from beholder.generation.native.parts import TrunkParts, linears_of, parts_of
 from beholder.generation.native.trunk import PackedTrunk
 from beholder.generation.native.watch import Watch, is_listened_to
 
@@ -81,8 +81,9 @@ class NativeDecode:
         try:
             packing = Packing(_own_format(model) if choice in (True, AUTO) else str(choice))
             if choice == AUTO:
-                _check_quiet(model)
-                _check_room(model, packing, kv_memory)
+                parts = parts_of(model)
+                _check_quiet(model, parts)
+                _check_room(model, parts, packing, kv_memory)
             return cls(model, packing, may_give_up=choice == AUTO, threads=threads, pin=pin)
         except (BeholderError, MemoryError) as error:
             if choice != AUTO:
@@ -241,18 +242,18 @@ def _own_format(model: Any) -> str:
     return OWN_FORMAT[model.dtype]
 
 
-def _check_quiet(model: Any) -> None:
+def _check_quiet(model: Any, parts: TrunkParts) -> None:
     """ConfigError where packing would be in vain from the beginning."""
-    if is_listened_to(model, parts_of(model)):
+    if is_listened_to(model, parts):
         raise ConfigError("modules have hooks or another forward, which native decode would not call")
 
 
-def _check_room(model: Any, packing: Packing, kv_memory: int) -> None:
+def _check_room(model: Any, parts: TrunkParts, packing: Packing, kv_memory: int) -> None:
     """ConfigError where weights, packed weights, keys and values are too much for the memory there is.
 
     Weights that are still mapped from their files stand in nobody's account and will be read.
     """
-    needed = plan(parts_of(model), packing).packed + kv_memory
+    needed = plan(parts, packing).packed + kv_memory
     held = sum(parameter.nbytes for parameter in model.parameters())
     have, free = device_memory(torch.device("cpu")), free_memory() - max(0, held - own_memory())
     if held + needed > LARGEST_SHARE * have or needed > LARGEST_SHARE * free:

@@ -14,54 +14,39 @@ inline __m512bh load_pairs(const uint16_t *from) { return (__m512bh)_mm512_loadu
 template <int G>
 void score_pairs(const Heads &heads, const uint16_t *queries, long first_head) {
     constexpr long KEYS = LANES / G;
-    float *scores = heads.scores + first_head * heads.length_padded;
     const uint16_t *keys = static_cast<const uint16_t *>(heads.keys);
-    for (long r = 0; r < heads.range_count; ++r) {
-        const long last = heads.ranges[2 * r + 1];
-        for (long place = heads.ranges[2 * r]; place < last;) {
-            const long count = last - place < KEYS ? last - place : KEYS;
-            const uint16_t *rows[KEYS];  // where keys end, the last again
-            UNROLLED for (long k = 0; k < KEYS; ++k)
-                rows[k] = keys + (place + (k < count ? k : count - 1)) * heads.width;
-            fetch_ahead(rows[0] + AHEAD);
-            fetch_ahead(rows[KEYS / 2] + AHEAD);
-            Floats sums[LANES] = {};
-            for (long d = 0; d < heads.width; d += PAIRED) {
-                __m512bh some[KEYS];
-                UNROLLED for (long k = 0; k < KEYS; ++k) some[k] = load_pairs(rows[k] + d);
-                UNROLLED for (int g = 0; g < G; ++g) {
-                    const __m512bh query = load_pairs(queries + g * WIDEST + d);
-                    UNROLLED for (long k = 0; k < KEYS; ++k)
-                        sums[g * KEYS + k] = _mm512_dpbf16_ps(sums[g * KEYS + k], some[k], query);
-                }
+    score_by<G>(heads, first_head, [&](long place, long count, Floats *found) {
+        const uint16_t *rows[KEYS];  // where keys end, the last again
+        UNROLLED for (long k = 0; k < KEYS; ++k)
+            rows[k] = keys + (place + (k < count ? k : count - 1)) * heads.width;
+        fetch_ahead(rows[0] + AHEAD);
+        fetch_ahead(rows[KEYS / 2] + AHEAD);
+        Floats sums[LANES] = {};
+        for (long d = 0; d < heads.width; d += PAIRED) {
+            __m512bh some[KEYS];
+            UNROLLED for (long k = 0; k < KEYS; ++k) some[k] = load_pairs(rows[k] + d);
+            UNROLLED for (int g = 0; g < G; ++g) {
+                const __m512bh query = load_pairs(queries + g * WIDEST + d);
+                UNROLLED for (long k = 0; k < KEYS; ++k)
+                    sums[g * KEYS + k] = _mm512_dpbf16_ps(sums[g * KEYS + k], some[k], query);
             }
-            float all[LANES];
-            store(all, all_sums(sums));
-            for (int g = 0; g < G; ++g)
-                __builtin_memcpy(scores + g * heads.length_padded, all + g * KEYS, sizeof(float) * count);
-            place += count;
-            scores += count;
         }
-    }
+        UNROLLED for (long i = 0; i < LANES; ++i) found[i] = sums[i];
+    });
 }
 
 // Scores to weights in bfloat16, in place, of which the largest is 1; what makes them sum to one comes back.
 // It is that of the rounded ones, so rounding them all the same way loses nothing.
 float weigh_pairs(float *scores, long length) {
     const long padded = rounded_up(length, LANES);
-    for (long t = length; t < padded; ++t) scores[t] = scores[0];
-    Floats most = load(scores), odd = same(0.0f), total = same(0.0f);
-    for (long t = 0; t < padded; t += LANES) {
-        most = higher(most, load(scores + t));
-        odd = multiply_add(load(scores + t), same(0.0f), odd);  // stays 0 unless something is no number
-    }
-    const Floats peak = same(highest(most));
+    const Peak peak = peak_of(scores, length);
+    Floats total = same(0.0f);
     uint16_t *weights = reinterpret_cast<uint16_t *>(scores);  // writing never catches up with reading
     for (long t = 0; t < padded; t += LANES)
-        store_bfloats(weights + t, exponential(subtract(load(scores + t), peak)));
+        store_bfloats(weights + t, exponential(subtract(load(scores + t), peak.most)));
     __builtin_memset(weights + length, 0, sizeof(uint16_t) * (padded - length));
     for (long t = 0; t < padded; t += LANES) total = add(total, load(weights + t));
-    return 1.0f / sum(total) + sum(odd);
+    return 1.0f / sum(total) + sum(peak.odd);
 }
 
 // Adds the values of two places, weighted: their elements are brought side by side, which leaves `sums` in

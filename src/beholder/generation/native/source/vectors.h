@@ -140,22 +140,18 @@ inline void meet_key(const Heads &heads, const float *queries, const Number *key
 }
 
 // Scores of G query heads: as many keys at once as make sixteen sums, which are cheaper to take together.
-template <int G, typename Number>
-void score_keys(const Heads &heads, long first_head) {
+// `meet(place, count, sums)` sets those of `count` keys from a place on, head g's from g * KEYS; what it leaves
+// in sums of more keys than there are is not read.
+template <int G, typename Meet>
+inline void score_by(const Heads &heads, long first_head, Meet meet) {
     constexpr long KEYS = LANES / G;
-    const float *queries = heads.queries + first_head * heads.width_padded;
     float *scores = heads.scores + first_head * heads.length_padded;
-    const Number *keys = static_cast<const Number *>(heads.keys);
     for (long r = 0; r < heads.range_count; ++r) {
         const long last = heads.ranges[2 * r + 1];
         for (long place = heads.ranges[2 * r]; place < last;) {
             const long count = last - place < KEYS ? last - place : KEYS;
             Floats sums[LANES];
-            if (count < KEYS) {
-                for (int i = 0; i < LANES; ++i) sums[i] = same(0.0f);
-            }
-            for (long k = 0; k < count; ++k)
-                meet_key<G, Number>(heads, queries, keys + (place + k) * heads.width, sums + k, KEYS);
+            meet(place, count, sums);
             float all[LANES];
             store(all, all_sums(sums));
             for (int g = 0; g < G; ++g)
@@ -166,21 +162,47 @@ void score_keys(const Heads &heads, long first_head) {
     }
 }
 
-// Scores to weights that sum to one, in place. What is no number makes all of them none.
-void soften(float *scores, long length) {
+template <int G, typename Number>
+void score_keys(const Heads &heads, long first_head) {
+    constexpr long KEYS = LANES / G;
+    const float *queries = heads.queries + first_head * heads.width_padded;
+    const Number *keys = static_cast<const Number *>(heads.keys);
+    score_by<G>(heads, first_head, [&](long place, long count, Floats *sums) {
+        if (count < KEYS) {
+            for (int i = 0; i < LANES; ++i) sums[i] = same(0.0f);
+        }
+        for (long k = 0; k < count; ++k)
+            meet_key<G, Number>(heads, queries, keys + (place + k) * heads.width, sums + k, KEYS);
+    });
+}
+
+// The largest score in all lanes, and 0 in all lanes unless a score is no number.
+struct Peak {
+    Floats most, odd;
+};
+
+// Fills the last vector of scores up with the first score.
+inline Peak peak_of(float *scores, long length) {
     const long padded = rounded_up(length, LANES);
     for (long t = length; t < padded; ++t) scores[t] = scores[0];
-    Floats most = load(scores), total = same(0.0f), odd = same(0.0f);
+    Floats most = load(scores), odd = same(0.0f);
     for (long t = 0; t < padded; t += LANES) {
         most = higher(most, load(scores + t));
         odd = multiply_add(load(scores + t), same(0.0f), odd);
     }
-    const Floats peak = same(highest(most));
+    return {same(highest(most)), odd};
+}
+
+// Scores to weights that sum to one, in place. What is no number makes all of them none.
+void soften(float *scores, long length) {
+    const long padded = rounded_up(length, LANES);
+    const Peak peak = peak_of(scores, length);
+    Floats total = same(0.0f);
     for (long t = 0; t < padded; t += LANES)
-        store(scores + t, exponential(subtract(load(scores + t), peak)));
+        store(scores + t, exponential(subtract(load(scores + t), peak.most)));
     for (long t = length; t < padded; ++t) scores[t] = 0;
     for (long t = 0; t < padded; t += LANES) total = add(total, load(scores + t));
-    const Floats scale = same(1.0f / sum(total) + sum(odd));
+    const Floats scale = same(1.0f / sum(total) + sum(peak.odd));
     for (long t = 0; t < padded; t += LANES) store(scores + t, multiply(load(scores + t), scale));
 }
 
