@@ -1,15 +1,18 @@
 """What a cluster on this machine's loopback address withstands, and how much it answers.
 
     python benchmarks/cluster.py kill [--requests 2000] [--models 2] [--replicas 2] [--every 5]
-    python benchmarks/cluster.py speed [--requests 200] [--model FOLDER] [--tokens 256]
+    python benchmarks/cluster.py speed [--requests 200] [--model FOLDER] [--tokens 256] [--fresh]
     python benchmarks/cluster.py restart
     python benchmarks/cluster.py update [--requests 100]
+    python benchmarks/cluster.py grow [--requests 100]
 
 `kill` ends replicas, and every fourth time a whole node, while requests run; the client asks nothing twice.
-`speed` compares one process, one replica and two replicas, each pinned to one core. `restart` kills the head
+`speed` compares one process, one replica and two replicas, each pinned to one core; with `--fresh` each
+request is about a picture of its own, so prompts are read instead of remembered. `restart` kills the head
 and waits for the models to come back by themselves. `update` replaces a model while requests run.
-Each writes a record; `kill` and `update` fail if a request ends in anything but a right answer or an error
-that asks to come again. Processes that were not started here are left alone.
+`grow` asks more than one replica of `--replicas 1-2` can answer, then nothing. Each writes a record; `kill`,
+`update` and `grow` fail if a request ends in anything but a right answer or an error that asks to come again.
+Processes that were not started here are left alone.
 """
 
 from __future__ import annotations
@@ -148,6 +151,30 @@ def update(given: argparse.Namespace) -> tuple[dict[str, float], dict[str, Any]]
     return {**load.values(), "requests": len(load.seconds), "seconds": took}, {"clients": given.clients}
 
 
+def grow(given: argparse.Namespace) -> tuple[dict[str, float], dict[str, Any]]:
+    """A worker of one replica or two: how soon there are two while requests wait, and one when none do."""
+    with cluster() as running:
+        running.worker("one", f"mini={FOLDER}", "--replicas", "1-2", "--cpus", "1", "--max-running", "2")
+        running.wait({"mini": 1})
+        load, start, grown = Load(running.url, ["mini"]).learn(), time.monotonic(), list[float]()
+
+        def is_alone() -> bool:
+            """Asked before each request once enough were asked."""
+            if not grown and running.listed()["mini"]["replicas"]["ready"] == 2:
+                grown.append(time.monotonic() - start)
+            if not grown and time.monotonic() - start > READY_SECONDS:
+                raise SystemExit("the second replica has not come")
+            return not grown
+
+        took = load.run(given.requests, given.clients, is_alone)
+        shrunk = running.wait({"mini": 1})
+    print(load.ended, file=sys.stderr)
+    return {
+        **load.values(), "requests": len(load.seconds), "seconds": took, "seconds to two replicas": grown[0],
+        "seconds without requests to one replica": shrunk,
+    }, {"clients": given.clients}  # fmt: skip
+
+
 def speed(given: argparse.Namespace) -> tuple[dict[str, float], dict[str, Any]]:
     """Requests a second of one process on one core, of one replica, and of two; and the ingress alone.
 
@@ -165,7 +192,7 @@ def speed(given: argparse.Namespace) -> tuple[dict[str, float], dict[str, Any]]:
         wait_for(alone)
 
         def measure(name: str, url: str) -> None:
-            load = Load(url, [SERVED], given.tokens, ends)
+            load = Load(url, [SERVED], given.tokens, ends, fresh=given.fresh)
             load.run(given.clients, given.clients)  # what is learned once is learned
             load.ended.clear()
             values[f"requests a second, {name}"] = given.requests / load.run(given.requests, given.clients)
@@ -185,7 +212,8 @@ def speed(given: argparse.Namespace) -> tuple[dict[str, float], dict[str, Any]]:
     name = "seconds of one short answer, "
     values["seconds that the ingress adds"] = values[name + "replicas: 1"] - values[name + "one process"]
     return values, {
-        "clients": given.clients, "tokens": given.tokens, "at once": AT_ONCE, "conversations": PICTURES,
+        "clients": given.clients, "tokens": given.tokens, "at once": AT_ONCE,
+        "conversations": given.requests if given.fresh else PICTURES,
     }  # fmt: skip
 
 
@@ -212,7 +240,7 @@ def wait_for(url: str) -> None:
 
 
 WAYS: dict[str, Callable[[argparse.Namespace], tuple[dict[str, float], dict[str, Any]]]] = {
-    "kill": kill, "speed": speed, "restart": restart, "update": update,
+    "kill": kill, "speed": speed, "restart": restart, "update": update, "grow": grow,
 }  # fmt: skip
 
 
@@ -229,6 +257,7 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=5.0)
     parser.add_argument("--model", type=Path, default=FOLDER, help="whose speed is compared")
     parser.add_argument("--tokens", type=int, default=256, help="of the answers whose speed is compared")
+    parser.add_argument("--fresh", action="store_true", help="no two requests about one picture, for speed")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     given.clients = given.clients or (3 * AT_ONCE if given.way == "speed" else AT_ONCE)
@@ -241,10 +270,11 @@ def main() -> int:
         samples=samples, settings=settings, seconds=time.perf_counter() - start,
     )  # fmt: skip
     about = given.way if given.model == FOLDER else f"{given.way}-{subject}"
+    about += "-fresh" * given.fresh
     out = given.out or HERE / "results" / f"cluster-{about}-{date.today().isoformat()}.json"
     print(record.write(out))
     print(json.dumps(values, indent=1))
-    if given.way == "update":
+    if given.way in ("update", "grow"):
         return 0 if values["right"] == values["requests"] else 1
     if given.way == "kill":
         return 0 if not values["anything else"] and values["right"] >= SHARE_RIGHT * given.requests else 1

@@ -16,6 +16,7 @@ import httpx
 from cluster_processes import QUESTIONS, READY_SECONDS, request
 
 PICTURES = 8
+UNSEEN = itertools.count(PICTURES)  # numbers of pictures that nobody was asked about
 RETRYABLE = {"replica_lost", "queue_full", "model_not_ready", "no_capacity", "shutting_down", "timeout"}
 
 
@@ -54,13 +55,20 @@ def _read(lines: Iterator[str]) -> tuple[str, str]:
 class Load:
     """Requests of several clients at once, and how they ended.
 
-    With `tokens` all answers are so long: no token of `ends`, which end an answer, is ever drawn.
+    With `tokens` all answers are so long: no token of `ends`, which end an answer, is ever drawn. `fresh`
+    requests are about pictures that no other request is about.
     """
 
     def __init__(
-        self, url: str, models: list[str], tokens: int | None = None, ends: Iterable[int] = ()
+        self,
+        url: str,
+        models: list[str],
+        tokens: int | None = None,
+        ends: Iterable[int] = (),
+        *,
+        fresh: bool = False,
     ) -> None:
-        self.url, self.models, self.tokens = url, models, tokens
+        self.url, self.models, self.tokens, self.fresh = url, models, tokens, fresh
         self.never = dict.fromkeys(map(str, ends), -100)
         self.expected: dict[int, str] = {}
         self.ended: Counter[str] = Counter()
@@ -93,6 +101,7 @@ class Load:
         if self.tokens:
             length = {"max_tokens": self.tokens, "logit_bias": self.never}
         asked = QUESTIONS[question % len(QUESTIONS)]
+        about = next(UNSEEN) if self.fresh else about
         return request(self.models[model], asked, about, stream=stream, **length)
 
     def learn(self) -> Load:

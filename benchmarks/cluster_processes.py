@@ -30,6 +30,7 @@ QUESTIONS = (
     "Is there a star?", "What is left of the red shape?", "What is the largest shape?", "Is anything green?",
 )  # fmt: skip
 READY_SECONDS = 900.0
+MARK = 12  # pixels; smaller ones may vanish when the picture is made smaller
 
 
 def free_port() -> int:
@@ -40,11 +41,14 @@ def free_port() -> int:
 
 @cache
 def picture(number: int) -> str:
-    """The example picture turned and mirrored in one of eight ways, as a data URL."""
+    """The example picture turned and mirrored in one of eight ways, as a data URL; from 8 on with a mark."""
     with Image.open(PICTURE) as opened:
         turned = opened.convert("RGB").rotate(90 * (number % 4))
+    made = ImageOps.mirror(turned) if number % 8 > 3 else turned
+    if mark := number // 8:
+        made.paste((mark % 256, mark // 256 % 256, 99), (0, 0, MARK, MARK))
     held = io.BytesIO()
-    (ImageOps.mirror(turned) if number % 8 > 3 else turned).save(held, "PNG")
+    made.save(held, "PNG")
     return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
 
 
@@ -56,7 +60,7 @@ def terminators(folder: Path) -> list[int]:
 
 
 def request(model: str, question: str, about: int = 0, **fields: Any) -> dict[str, Any]:
-    """The body of a question about the example picture, or one of its seven variations."""
+    """The body of a question about the example picture, or one of its variations."""
     content = [
         {"type": "image_url", "image_url": {"url": picture(about)}},
         {"type": "text", "text": question},

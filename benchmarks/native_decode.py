@@ -2,26 +2,34 @@
 
     python benchmarks/native_decode.py [--layers 22] [--weights bfloat16 int8 int4] [--batches 1 4 8]
                                        [--context 640] [--threads N] [--pin] [--level NAME] [--out FILE]
+                                       [--llama-cpp PYTHON]
 
 The trunk has TinyLlama's geometry (1.1 billion weights at 22 layers) and random weights: every format reads
 and computes what real ones would. Keys and values are bfloat16 and every row has a context of its own. In
 each round memory is read once, then every format runs some steps, then transformers (bfloat16, sdpa) does the
-same: so what disturbs the machine disturbs all. Times are medians over the rounds; a share is that of the
-speed of memory at which packed weights, keys and values were read.
+same, then llama.cpp, if a Python that has llama-cpp-python and gguf is named, over files of the same bits
+(BF16, Q8_0, Q4_0 with a Q8_0 head; keys and values float16): so what disturbs the machine disturbs all. Times
+are medians over the rounds; a share is that of the speed of memory at which packed weights, keys and values
+were read.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import subprocess
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from beholder.core.records import capture
@@ -38,6 +46,8 @@ GEOMETRY = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 2048,
 }
+
+LLAMA_CPP = {"bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
 
 
 def make_model(layers: int) -> LlamaForCausalLM:
@@ -83,6 +93,43 @@ def peer_step(model: LlamaForCausalLM, rows: int, context: int) -> Callable[[], 
     return step
 
 
+class LlamaCpp:
+    """llama.cpp in a process of its own, which rests until it is asked."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.about = self._line()
+
+    def _line(self) -> Any:
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if not line:
+            raise SystemExit(f"llama.cpp ended with {self.process.wait()}")
+        return json.loads(line)
+
+    def milliseconds(self, rows: int, steps: int) -> float:
+        """Median of some steps after one that is not counted."""
+        if self.process.stdin:
+            print(json.dumps({"rows": rows, "steps": steps}), file=self.process.stdin, flush=True)
+        return float(self._line())
+
+
+@contextmanager
+def llama_cpp(kind: str, folder: str, options: argparse.Namespace) -> Iterator[LlamaCpp]:
+    """A process with a model of the same geometry in a format of llama.cpp."""
+    given = {
+        **GEOMETRY, "layers": options.layers, "kind": kind, "file": f"{folder}/{kind}.gguf",
+        "context": options.context, "rows": max(options.batches), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    command = [options.llama_cpp, str(HERE / "native_llama_cpp.py"), json.dumps(given)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            yield LlamaCpp(process)
+        finally:
+            process.kill()
+
+
 def milliseconds(step: Callable[[], Any], steps: int) -> float:
     """Median of some steps after one that is not counted."""
     step()
@@ -101,7 +148,13 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     trunks = {name: PackedTrunk.of(model, name, **more) for name in options.weights}
     memory = make_memory(model, most, options.context)
     times: dict[str, list[float]] = defaultdict(list)
-    with torch.inference_mode():
+    with torch.inference_mode(), ExitStack() as opened:
+        folder = opened.enter_context(tempfile.TemporaryDirectory()) if options.llama_cpp else ""
+        peers = {
+            name: opened.enter_context(llama_cpp(LLAMA_CPP[name], folder, options))
+            for name in options.weights
+            if options.llama_cpp and name in LLAMA_CPP
+        }
         for _ in range(options.rounds):
             for rows in options.batches:
                 times["memory_gb_per_s"].append(next(iter(trunks.values())).read_speed() / 1e9)
@@ -111,6 +164,12 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
                 if not options.alone:
                     step = peer_step(model, rows, options.context)
                     times[f"transformers_batch{rows}_ms"].append(milliseconds(step, options.steps))
+                for name, peer in peers.items():
+                    times[f"llama.cpp_{LLAMA_CPP[name]}_batch{rows}_ms"].append(
+                        peer.milliseconds(rows, options.steps)
+                    )
+    versions = {f"llama-cpp-python {peer.about['version']}" for peer in peers.values()}
+    options.peer = ", ".join([f"transformers {transformers.__version__}", *versions])
     values = {name: statistics.median(found) for name, found in times.items()}
     stored = 2 * memory.key_heads * memory.width * 2 * options.layers * options.context
     for name, trunk in trunks.items():
@@ -136,13 +195,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="of each kind in each round")
     parser.add_argument("--alone", action="store_true", help="without transformers")
+    parser.add_argument(
+        "--llama-cpp", help="a Python with llama-cpp-python and gguf; without it there is no such peer"
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results" / f"native_decode-{date.today()}.json")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
 
     begun, values = time.perf_counter(), measure(options)
-    settings = {name: value for name, value in vars(options).items() if name != "out"}
+    settings = {name: value for name, value in vars(options).items() if name not in ("out", "llama_cpp")}
     record = capture(
         subject=f"random Llama, {options.layers} layers of TinyLlama's geometry",
         measure="native decode",

@@ -1,6 +1,7 @@
 """`transformers serve` in a process of its own over a folder, for `serving_speed.py`.
 
-Run as a program it is `transformers serve` that knows our model types too.
+Run as a program it is `transformers serve` that knows our model types too. Folders of types that transformers
+has itself are served by its own command, with its own classes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def serving(folder: Path, dtype: str, threads: int) -> Generator[int]:
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="beholder-peer-") as place:
         log = Path(place) / "log"
-        command = [sys.executable, __file__, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
+        program = ["-m", "transformers.cli.transformers"] if is_stock(folder) else [__file__]
+        command = [sys.executable, *program, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
         command += ["--device", "cpu", "--dtype", dtype]
         given = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
         with log.open("wb") as told:
@@ -72,18 +74,26 @@ def body(folder: Path, content: list[dict[str, Any]], tokens: int, ends: list[in
     return told | {"generation_config": json.dumps(settings)}
 
 
+def is_stock(folder: Path) -> bool:
+    """Whether transformers alone opens the folder as a model that takes pictures."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+
+    return (
+        json.loads((folder / "config.json").read_text())["model_type"]
+        in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    )
+
+
 def make_known(folder: Path) -> None:
     """Enter the model's class where `transformers serve` looks for those that take pictures."""
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMultimodalLM
+    from transformers import AutoConfig, AutoModelForMultimodalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
     import beholder  # noqa: F401  the Auto classes know our types after this
 
     config = AutoConfig.from_pretrained(folder)
-    if config.model_type not in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES:
-        kind: Any = AutoModelForImageTextToText._model_mapping[type(config)]
-        MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[config.model_type] = kind.__name__
-        AutoModelForMultimodalLM.register(type(config), kind)
+    kind: Any = AutoModelForMultimodalLM._model_mapping[type(config)]
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[config.model_type] = kind.__name__
 
 
 def main() -> None:

@@ -18,6 +18,20 @@ RESULTS = HERE.parent / "benchmarks" / "results"
 PAGE = HERE / "scale.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 RUN = "`python benchmarks/{}`"
+
+
+def speed(which: str) -> tuple[tuple[str, str, str], ...]:
+    """Lines about one process beside one replica and two, each on a core of its own."""
+    return (
+        (f"{which}: requests a second of one process, one replica, two",
+         "{requests a second, one process:.2f}, {requests a second, replicas: 1:.2f}, "
+         "{requests a second, replicas: 2:.2f}", ""),
+        (f"{which}: two replicas over one process", "{two replicas over one process:.2f} ×", "1.8 ×"),
+        (f"{which}: what controller and Ray add to a short answer",
+         "{seconds that the ingress adds:.4f} s", ""),
+    )  # fmt: skip
+
+
 # record -> command, and lines of (what, how it is said, what is asked for)
 ROWS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "kill": (
@@ -35,6 +49,14 @@ ROWS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "cluster.py update",
         (("right answers while the model was replaced on every worker", "{right:.0f} of {samples}", "all"),),
     ),
+    "grow": (
+        "cluster.py grow --requests {samples}",
+        (
+            ("a second replica answers after so long of too many requests, and goes after so long of none",
+             "{seconds to two replicas:.0f} s, {seconds without requests to one replica:.0f} s", ""),
+            ("right answers meanwhile", "{right:.0f} of {samples}", "all"),
+        ),
+    ),
     "restart": (
         "cluster.py restart",
         (
@@ -45,16 +67,14 @@ ROWS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
              "{seconds to be listed again:.0f} s, {seconds to answer again:.0f} s", ""),
         ),
     ),
-    "speed": (
-        "cluster.py speed --requests {samples}",
-        (
-            ("requests a second: one process, one replica, two",
-             "{requests a second, one process:.2f}, {requests a second, replicas: 1:.2f}, "
-             "{requests a second, replicas: 2:.2f}", ""),
-            ("two replicas over one process", "{two replicas over one process:.2f} ×", "1.8 ×"),
-            ("what controller and Ray add to a short answer",
-             "{seconds that the ingress adds:.4f} s", ""),
-        ),
+    "speed": ("cluster.py speed --requests {samples}", speed("the built-in model")),
+    "speed-llava-1.1b-fresh": (
+        "cluster.py speed --model llava-1.1b --tokens {tokens} --requests {samples} --fresh",
+        speed("1.1B, a new picture each, {tokens} tokens"),
+    ),
+    "speed-llava-1.1b": (
+        "cluster.py speed --model llava-1.1b --tokens {tokens} --requests {samples}",
+        speed("1.1B, eight pictures, {tokens} tokens"),
     ),
 }  # fmt: skip
 VLLM_COMMAND = "vllm_tokens.py --family {}"

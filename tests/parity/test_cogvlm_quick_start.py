@@ -11,7 +11,13 @@ import pytest
 import torch
 from PIL import Image
 from tests.parity.golden_cogvlm import FOLDER, inputs_of, model, recorded
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, LlamaTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    LlamaTokenizer,
+)
 
 import beholder
 from beholder.core.errors import InputError
@@ -80,7 +86,7 @@ def test_the_auto_classes_find_it(checkpoint):
     for place in (checkpoint, str(checkpoint)):
         assert isinstance(AutoConfig.from_pretrained(place, trust_remote_code=True), CogVLMConfig)
         assert isinstance(AutoConfig.from_pretrained(place), CogVLMConfig)
-    for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
+    for auto in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
         assert type(auto.from_pretrained(checkpoint, trust_remote_code=True)) is type(model())
 
 

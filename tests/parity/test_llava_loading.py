@@ -355,11 +355,12 @@ def test_published_configuration_there_and_back(name):
 
 
 def test_the_auto_classes_open_every_layout(tmp_path):
-    from transformers import AutoModel, AutoModelForImageTextToText
+    from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
     source = copied("internvl", tmp_path)
     whole = AutoModelForImageTextToText.from_pretrained(source)
     assert type(whole) is LlavaForConditionalGeneration
+    assert type(AutoModelForMultimodalLM.from_pretrained(source)) is LlavaForConditionalGeneration
     whole.save_pretrained(tmp_path / "saved")
     body = AutoModel.from_pretrained(tmp_path / "saved")
     wanted = model_of("internvl").model.state_dict()

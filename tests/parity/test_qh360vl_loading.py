@@ -12,7 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.parity.golden_360vl import FOLDER, close, inputs_of, recorded, released_model
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+)
 
 import beholder  # noqa: F401  (makes the Auto classes know the model type)
 from beholder.core.errors import CheckpointError, ConfigError
@@ -21,7 +27,7 @@ from beholder.families.qh360vl.config import QH360VLConfig
 from beholder.families.qh360vl.layout import TOWER_PREFIX
 from beholder.families.qh360vl.modeling import QH360VLForConditionalGeneration, QH360VLModel
 
-OPENERS = (AutoModelForCausalLM, AutoModelForImageTextToText)
+OPENERS = (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM)
 STORED_TOWER = "model.vision_tower.vision_tower."
 
 

@@ -117,12 +117,16 @@ def test_errors_say_what_would_be_allowed():
         {"stream": "true"},
         {"stream": 1},
         {"logprobs": "yes"},
-        {"temperature": 1e-9},
+        {"temperature": -1e-9},
         {"repetition_penalty": 1e-9},
     ],
 )
 def test_values_that_cannot_be_meant(fields):
     assert Here().chat(**fields).status_code == 400
+
+
+def test_a_temperature_may_be_as_near_to_zero_as_one_likes():
+    assert Here().chat(temperature=1e-9).status_code == 200
 
 
 def test_no_prompt_is_no_request():

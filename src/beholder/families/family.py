@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from beholder.checkpoints.writer import Conversion
     from beholder.grounding.habits import Habits
 
+# The Auto classes that open a whole model, head and all.
+WHOLE = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:

@@ -15,7 +15,6 @@ from beholder.serving.errors import unsupported
 MOST_STOPS = 4
 MOST_TOP_LOGPROBS = 20
 LARGEST = 2**31 - 1
-LEAST_TEMPERATURE = 0.001
 
 # Field -> the values that ask for nothing special, besides null. Those that only label a request are free.
 ONLY: dict[str, tuple[Any, ...]] = {
@@ -172,14 +171,6 @@ class SamplingFields(Model):
         stops = [value] if isinstance(value, str) else value or []
         if len(stops) > MOST_STOPS or not all(stops):
             raise ValueError(f"give at most {MOST_STOPS} texts, none of them empty")
-        return value
-
-    @field_validator("temperature")
-    @classmethod
-    def check_temperature(cls, value: float | None) -> float | None:
-        """Scores that are divided by almost nothing are no numbers any more."""
-        if value is not None and 0 < value < LEAST_TEMPERATURE:
-            raise ValueError(f"give 0 for the likeliest token, or at least {LEAST_TEMPERATURE}")
         return value
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beholder.families.family import Family
+from beholder.families.family import WHOLE, Family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
@@ -34,7 +34,7 @@ def _auto_models() -> dict[str, type[PreTrainedModel]]:
     from beholder.families.cogvlm.modeling import CogVLMModel
 
     whole = _model_class()
-    return {"AutoModel": CogVLMModel, "AutoModelForCausalLM": whole, "AutoModelForImageTextToText": whole}
+    return {"AutoModel": CogVLMModel, **dict.fromkeys(WHOLE, whole)}
 
 
 def _processor_class() -> type[ProcessorMixin]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beholder.families.family import Family
+from beholder.families.family import WHOLE, Family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
@@ -40,7 +40,7 @@ def auto_models() -> dict[str, type[PreTrainedModel]]:
     from beholder.families.llava.modeling import LlavaModel
 
     whole = model_class()
-    return {"AutoModel": LlavaModel, "AutoModelForCausalLM": whole, "AutoModelForImageTextToText": whole}
+    return {"AutoModel": LlavaModel, **dict.fromkeys(WHOLE, whole)}
 
 
 def processor_class() -> type[ProcessorMixin]:

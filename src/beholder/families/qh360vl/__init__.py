@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beholder.families.family import Family
+from beholder.families.family import WHOLE, Family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
@@ -33,7 +33,7 @@ def _auto_models() -> dict[str, type[PreTrainedModel]]:
     from beholder.families.qh360vl.modeling import QH360VLModel
 
     whole = _model_class()
-    return {"AutoModel": QH360VLModel, "AutoModelForCausalLM": whole, "AutoModelForImageTextToText": whole}
+    return {"AutoModel": QH360VLModel, **dict.fromkeys(WHOLE, whole)}
 
 
 def _processor_class() -> type[ProcessorMixin]:
