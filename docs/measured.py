@@ -1,13 +1,14 @@
-"""Makes the table of measurements in scale.md from the records of `cluster.py` and `vllm_tokens.py`.
+"""Makes the tables of measurements in scale.md and serving.md from the records in benchmarks/results.
 
-    python docs/scale_record.py [--check]
+    python docs/measured.py [--check]
 
-For each the newest record counts. `--check` writes nothing and fails if the page says anything else.
+For each the newest record counts. `--check` writes nothing and fails if a page says anything else.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from beholder.core.records import RunRecord
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "benchmarks" / "results"
-PAGE = HERE / "scale.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 RUN = "`python benchmarks/{}`"
 
+Rows = tuple[tuple[str, str, str], ...]
 
-def speed(which: str) -> tuple[tuple[str, str, str], ...]:
+
+def speed(which: str) -> Rows:
     """Lines about one process beside one replica and two, each on a core of its own."""
     return (
         (f"{which}: requests a second of one process, one replica, two",
@@ -32,9 +34,42 @@ def speed(which: str) -> tuple[tuple[str, str, str], ...]:
     )  # fmt: skip
 
 
-# record -> command, and lines of (what, how it is said, what is asked for)
-ROWS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
-    "kill": (
+def vllm(family: str) -> tuple[str, Rows]:
+    """A family's greedy tokens in vLLM."""
+    what = f"{family} in vLLM: golden answers as the original's; answers of a random model as ours"
+    value = "{goldens, vllm equal:.0f} of {goldens:.0f}; {equal answers:.0f} of {answers:.0f}"
+    return f"vllm_tokens.py --family {family}", ((what, value, "all"),)
+
+
+def serving(model: str) -> dict[str, tuple[str, Rows]]:
+    """What the server costs a model."""
+    of = model.lower().removeprefix("beholder-")
+    return {
+        f"serving-{model}-overhead": (
+            f"serving_speed.py {COMMANDS[model]} --figures overhead --tokens {{tokens}}",
+            ((f"{of}: {{streams}} streams at once, more time than the bare engine",
+              "{overhead_percent:.1f} %", "3 %"),),
+        ),
+        f"serving-{model}-first": (
+            f"serving_speed.py {COMMANDS[model]} --figures first",
+            ((f"{of}: first token, later than the engine's {{engine_first_token_ms:.0f}} ms, at the median",
+              "{difference_of_medians_ms:.1f} ms", "5 ms"),),
+        ),
+        f"serving-{model}-pictures": (
+            f"serving_speed.py {COMMANDS[model]} --figures pictures --answer {{answer}}",
+            (
+                (f"{of}: {{samples}} picture requests at once, tokens a second beside `transformers serve`",
+                 "{tokens_per_s:.0f}, {peer_tokens_per_s:.1f}: {times_peer:.1f} ×", "5 ×"),
+                (f"{of}: the longest wait among them over the median", "{wait_max_times_p50:.2f} ×", "2 ×"),
+            ),
+        ),
+    }  # fmt: skip
+
+
+COMMANDS = {"beholder-mini": "", "llava-1.1b": "llava-1.1b"}
+# page -> name of a record -> command, and lines of (what, how it is said, what is asked for)
+PAGES: dict[str, dict[str, tuple[str, Rows]]] = {"scale.md": {
+    "cluster-kill": (
         "cluster.py kill --requests {samples} --models {models} --replicas {replicas} --every {every:g}",
         (
             ("right answers while {replicas killed:.0f} replicas and {nodes killed:.0f} nodes were killed",
@@ -45,11 +80,11 @@ ROWS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("all replicas there again after the last kill", "{seconds until whole again:.0f} s", ""),
         ),
     ),
-    "update": (
+    "cluster-update": (
         "cluster.py update",
         (("right answers while the model was replaced on every worker", "{right:.0f} of {samples}", "all"),),
     ),
-    "grow": (
+    "cluster-grow": (
         "cluster.py grow --requests {samples}",
         (
             ("a second replica answers after so long of too many requests, and goes after so long of none",
@@ -57,7 +92,7 @@ ROWS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             ("right answers meanwhile", "{right:.0f} of {samples}", "all"),
         ),
     ),
-    "restart": (
+    "cluster-restart": (
         "cluster.py restart",
         (
             ("a dead replica, a dead node is off the list of models",
@@ -67,17 +102,33 @@ ROWS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
              "{seconds to be listed again:.0f} s, {seconds to answer again:.0f} s", ""),
         ),
     ),
-    "speed": ("cluster.py speed --requests {samples}", speed("the built-in model")),
-    "speed-llava-1.1b-fresh": (
+    "cluster-speed": ("cluster.py speed --requests {samples}", speed("the built-in model")),
+    "cluster-speed-llava-1.1b-fresh": (
         "cluster.py speed --model llava-1.1b --tokens {tokens} --requests {samples} --fresh",
         speed("1.1B, a new picture each, {tokens} tokens"),
     ),
-    "speed-llava-1.1b": (
+    "cluster-speed-llava-1.1b": (
         "cluster.py speed --model llava-1.1b --tokens {tokens} --requests {samples}",
         speed("1.1B, eight pictures, {tokens} tokens"),
     ),
-}  # fmt: skip
-VLLM_COMMAND = "vllm_tokens.py --family {}"
+    **{f"vllm-tokens-{family}": vllm(family) for family in ("360vl", "llava", "internvl", "cogvlm")},
+}, "serving.md": {
+    **serving("beholder-mini"),
+    **serving("llava-1.1b"),
+    "serving-soak": (
+        "serving_soak.py --requests {samples}",
+        (
+            ("{samples} requests, good, bad, cancelled, oversized: wrong answers, lost slots, answers 5xx",
+             "{wrong:.0f}, {lost_slots:.0f}, {status_5xx:.0f}", "0, 0, 0"),
+            ("growth of memory after the first part", "{growth_percent:.1f} %", "3 %"),
+        ),
+    ),
+    "serving-schema": (
+        "serving_schema.py",
+        (("requests drawn by schemathesis: errors that nobody handled, of {samples}",
+          "{exceptions:.0f}", "0"),),
+    ),
+}}  # fmt: skip
 
 
 def newest(kind: str) -> RunRecord | None:
@@ -97,43 +148,35 @@ def said(template: str, told: dict[str, Any]) -> str:
     return template
 
 
-def lines() -> list[str]:
+def lines(records: dict[str, tuple[str, Rows]]) -> list[str]:
     """The table, and where its numbers are from."""
     made = ["| what | measured | asked for | by |", "|---|--:|--:|---|"]
     sources: set[str] = set()
-    for kind, (command, rows) in ROWS.items():
-        if (record := newest(f"cluster-{kind}")) is None:
+    for kind, (command, rows) in records.items():
+        if (record := newest(kind)) is None:
             continue
         told = {"samples": record.samples, "replicas killed": 0, "nodes killed": 0}
         told |= {**record.settings, **record.values}
         sources.add(f"{record.machine}; code {record.code}")
         for what, value, wanted in rows:
-            by = RUN.format(said(command, told))
+            by = RUN.format(" ".join(said(command, told).split()))
             made.append(f"| {said(what, told)} | {said(value, told)} | {wanted} | {by} |")
-    for family in ("360vl", "llava", "internvl", "cogvlm"):
-        if (record := newest(f"vllm-tokens-{family}")) is None:
-            continue
-        told = record.values
-        sources.add(f"{record.machine}; code {record.code}")
-        made.append(
-            f"| {family} in vLLM: golden answers as the original's; answers of a random model as ours | "
-            f"{told['goldens, vllm equal']:.0f} of {told['goldens']:.0f}; {told['equal answers']:.0f} of "
-            f"{told['answers']:.0f} | all | {RUN.format(VLLM_COMMAND.format(family))} |"
-        )
     return [*made, "", *(f"{source}." for source in sorted(sources))]
 
 
-def main() -> int:
-    """Write the table, or say whether it is as it should be."""
-    page = PAGE.read_text("utf-8")
-    before, rest = page.split(BEGIN)
-    after = rest.split(END)[1]
-    wanted = f"{before}{BEGIN}\n" + "\n".join(lines()) + f"\n{END}{after}"
-    if "--check" in sys.argv:
-        return 0 if wanted == page else 1
-    PAGE.write_text(wanted, "utf-8")
-    return 0
+def main(arguments: Sequence[str]) -> int:
+    """Write the tables, or say whether they are as they should be."""
+    are_current = True
+    for name, records in PAGES.items():
+        page = (HERE / name).read_text("utf-8")
+        before, rest = page.split(BEGIN)
+        after = rest.split(END)[1]
+        wanted = f"{before}{BEGIN}\n" + "\n".join(lines(records)) + f"\n{END}{after}"
+        are_current &= wanted == page
+        if "--check" not in arguments:
+            (HERE / name).write_text(wanted, "utf-8")
+    return 0 if are_current or "--check" not in arguments else 1
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))
