@@ -13,6 +13,7 @@ from beholder.answers import AnswerStream, Request
 from beholder.checkpoints.adapter_folder import base_of, is_adapter_folder
 from beholder.checkpoints.adapter_folder import load as put_adapter
 from beholder.checkpoints.loader import open_model
+from beholder.checkpoints.quantize import OWN
 from beholder.checkpoints.reader import broken_json
 from beholder.core.errors import BeholderError, CapacityError, CheckpointError, ConfigError, InputError
 from beholder.core.hub import find_checkpoint
@@ -20,6 +21,7 @@ from beholder.core.records import hash_weights
 from beholder.core.types import Answer, Box, Message, Sampling, Usage, check_text
 from beholder.families import identify_folder
 from beholder.generation.engine import Engine
+from beholder.generation.native.narrowing import install
 from beholder.generation.sampling import TokenMask
 from beholder.grounding.habits import Grounding, Habits
 from beholder.processing.images import PictureSource, open_picture
@@ -56,11 +58,13 @@ def load(
     `device` is "cpu", "cuda:0", ...; left out, the first GPU or else the CPU. `dtype` is "float32",
     "bfloat16" or "float16"; left out, bfloat16 on a GPU and what is stored on the CPU. `base` is the model
     that an adapter or a projector belongs to, where its own files do not say it. `template` names how
-    conversations are written, instead of the checkpoint's own. `quantize`, "8bit" or "4bit", stores the
-    language model's linears in that many bits. `tokenizer` is another folder or hub id to take it from, for
-    checkpoints that hold none. `engine` are settings of its `Engine`, such as
-    `kv_memory`.
+    conversations are written, instead of the checkpoint's own. `quantize`, "int8" or "int4", stores the
+    language model's linears in that many bits, and so do "8bit" and "4bit" by torchao or bitsandbytes.
+    `tokenizer` is another folder or hub id to take it from, for checkpoints that hold none. `engine` are
+    settings of its `Engine`, such as `kv_memory`.
     """
+    if quantize in OWN:
+        install()
     folder, adapter = checkpoint_folder(name), None
     if is_adapter_folder(folder):
         folder, adapter, base = checkpoint_folder(base_of(folder, base)), folder, None
@@ -71,7 +75,9 @@ def load(
     processor = open_processor(folder, family, base, tokenizer)
     if template is not None:
         processor = with_template(processor, template, family.title)
-    return VLM(model, processor, family, str(name or BUILT_IN), **engine)
+    vlm = VLM(model, processor, family, str(name or BUILT_IN), **engine)
+    vlm.folder = folder
+    return vlm
 
 
 def open_processor(
@@ -118,8 +124,11 @@ def checkpoint_folder(name: str | Path | None = None, *, download: bool = True) 
 class VLM:
     """A model with its processor. May be used from several threads, whose requests are run together.
 
-    `engine` are settings of its `Engine`, such as `kv_memory`.
+    `engine` are settings of its `Engine`, such as `kv_memory`. `folder`, which `load` sets, holds its weights,
+    and of an adapter those of the model that it was trained on.
     """
+
+    folder: Path | None = None
 
     def __init__(
         self, model: PreTrainedModel, processor: Any, family: Family, name: str, **engine: Any

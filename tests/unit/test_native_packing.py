@@ -76,10 +76,10 @@ def test_nothing_becomes_nothing():
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_every_level_packs_alike(weights):
-    """Sums run in another order, so a scale that is as good as another may be chosen; hardly ever."""
+    """Sums of the search are of whole numbers, which are the same in any order."""
     found = [packed_down(matrix(), weights, level) for level in native.status().levels]
     for other in found[1:]:
-        assert (found[0] != other).float().mean() < 0.02
+        assert torch.equal(found[0], other)
 
 
 def test_bfloat16_weights_are_read_as_they_are():

@@ -185,6 +185,9 @@ class AssembledLoading(StrictLoading):
     @classmethod
     def from_checked(cls, folder: Path, wanted: Plan, contents: Contents, *args: Any, **kwargs: Any) -> Any:
         """`from_pretrained` of a folder that `loader.check` has found to fit; it is not looked at twice."""
+        from beholder.checkpoints import narrow_quantizer  # transformers knows its name from then on
+
+        narrow_quantizer.register()
         wants_info = kwargs.pop("output_loading_info", False)
         merge = kwargs.pop("merge_adapter", True)
         state = assemble(contents, wanted, merge=merge)

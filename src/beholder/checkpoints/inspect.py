@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from beholder.checkpoints.accounting import account
 from beholder.checkpoints.loader import contents_of
 from beholder.checkpoints.lora import confirm
+from beholder.checkpoints.narrow import confirm_numbers, hint, logical_size
 from beholder.checkpoints.planning import ModelFamily, plan
 from beholder.checkpoints.reader import Contents
 from beholder.checkpoints.shards import dtype_code
@@ -42,6 +43,7 @@ class Report:
     parameters: int
     bytes: int
     dtypes: dict[str, int]  # numbers stored per format
+    quantization: str  # how the language model's linears are stored; empty where they are dense
     files: tuple[str, ...]
     tensors: int
     geometry: dict[str, Any]
@@ -72,6 +74,14 @@ def examine(folder: Path, family: DescribedFamily, *, base: str | Path | None = 
     except BeholderError as error:
         contents, damage = Contents(folder, (), {}), [str(error)]
     found = account(contents, wanted)
+    problems = damage or found.problems()
+    if found.mismatched:
+        problems[-1] += hint(wanted, (name for name, _, _ in found.mismatched))
+    elif not problems:
+        try:
+            confirm_numbers(contents, wanted)
+        except BeholderError as error:
+            problems = [str(error)]
     numbers: Counter[str] = Counter()
     for tensor in contents.tensors.values():
         numbers[tensor.dtype] += tensor.size
@@ -80,9 +90,10 @@ def examine(folder: Path, family: DescribedFamily, *, base: str | Path | None = 
         family=family.name,
         title=family.title,
         layout=wanted.layout,
-        parameters=sum(numbers.values()),
+        parameters=logical_size(contents, wanted),
         bytes=sum(tensor.bytes for tensor in contents.tensors.values()),
         dtypes=dict(numbers.most_common()),
+        quantization="" if wanted.narrow is None else str(wanted.narrow.choice),
         files=contents.files,
         tensors=len(contents.tensors),
         geometry=family.describe(wanted.config),
@@ -93,7 +104,7 @@ def examine(folder: Path, family: DescribedFamily, *, base: str | Path | None = 
         ),
         dropped=found.dropped,
         elsewhere=found.elsewhere,
-        problems=tuple(damage or found.problems()),
+        problems=tuple(problems),
     )
 
 
@@ -120,6 +131,7 @@ def examine_ranks(folder: Path, family: DescribedFamily) -> Report:
         parameters=sum(numbers.values()),
         bytes=length,
         dtypes=dict(numbers.most_common()),
+        quantization="",
         files=tuple(f"mp_rank_{number:02}_model_states.pt" for number in range(len(opened.ranks))),
         tensors=len(first),
         geometry=family.describe(from_sat(opened.config)) if from_sat is not None else {},

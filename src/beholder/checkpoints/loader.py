@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from beholder.checkpoints.accounting import SHOWN, account
 from beholder.checkpoints.lora import confirm
+from beholder.checkpoints.narrow import NARROW_PARTS, confirm_numbers, hint
 from beholder.checkpoints.planning import ModelFamily, Plan, plan
-from beholder.checkpoints.quantize import settings_for
+from beholder.checkpoints.quantize import BITS, settings_for
 from beholder.checkpoints.reader import Contents, read_contents
 from beholder.checkpoints.shards import DTYPE_CODES
 from beholder.core.device import resolve_device, resolve_dtype
@@ -51,7 +52,9 @@ def check(
         raise CheckpointError(
             f"{folder} does not fit {family.title}: of {len(wanted.wanted)} tensors "
             + ", ".join(found.problems())
+            + hint(wanted, (name for name, _, _ in found.mismatched))
         )
+    confirm_numbers(contents, wanted)
     if contents.adapter is not None:
         confirm(contents.adapter, {name: tensor.shape for name, tensor in contents.tensors.items()})
     if found.dropped:
@@ -69,12 +72,14 @@ def contents_of(folder: Path, family: ModelFamily, base: str | Path | None = Non
 
 
 def stored_dtype(contents: Contents) -> torch.dtype:
-    """The number format that most of the numbers are stored in."""
+    """The number format that most of the numbers are stored in, those that are stored narrow aside."""
     import torch
 
     sizes: Counter[str] = Counter()
-    for tensor in contents.tensors.values():
-        sizes[tensor.dtype] += tensor.size
+    for name, tensor in contents.tensors.items():
+        stem, _, part = name.rpartition(".")
+        if f".{part}" not in NARROW_PARTS or f"{stem}{NARROW_PARTS[0]}" not in contents.tensors:
+            sizes[tensor.dtype] += tensor.size
     code = max(sizes, key=lambda name: sizes[name])
     return getattr(torch, DTYPE_CODES.get(code, "float32"))
 
@@ -91,7 +96,7 @@ def open_model(
     """The folder's model, ready to run; weights stream into a model that was built without memory.
 
     `base` is the folder or hub id of the model that an adapter or a projector belongs to. `quantize` is
-    "8bit" or "4bit", see `quantize.py`.
+    "8bit" or "4bit", see `quantize.py`, or "int8" or "int4", see `narrow.py`.
     """
     if (opens := getattr(family, "opens", None)) is not None:
         return opens(family, folder, device=device, dtype=dtype, base=base, quantize=quantize)
@@ -102,13 +107,26 @@ def open_model(
     # Straight to the device where accelerate is there to do it; over the CPU's memory where it is not.
     direct: dict[str, Any] = {"device_map": {"": place}} if place.type != "cpu" and _has_accelerate() else {}
     if quantize is not None:
+        if wanted.narrow is not None:
+            raise ConfigError(f"{folder} is stored as {wanted.narrow.choice} already; leave quantize out")
         direct["quantization_config"] = settings_for(quantize, family.model_class(), wanted.config, place)
-    with _quiet_if_small(contents):
+    with _quiet_if_small(contents), said_by(direct.get("quantization_config")):
         model, info = family.model_class().from_checked(
             folder, wanted, contents, dtype=kind, output_loading_info=True, **direct
         )
     _confirm(folder, info)
-    return model if direct else model.to(place)
+    return model if "device_map" in direct or quantize in BITS else model.to(place)
+
+
+@contextmanager
+def said_by(settings: Any) -> Generator[None]:
+    """What a quantiser had against a weight, which transformers would tell as one of its own troubles."""
+    try:
+        yield
+    except Exception as error:
+        if (failure := getattr(settings, "failure", None)) is not None:
+            raise failure from error
+        raise
 
 
 def _confirm(folder: Path, info: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from beholder.checkpoints.narrow import NarrowNames, NarrowPart, make_narrow, stored_choice
 from beholder.checkpoints.reader import read_config, tensor_names
 from beholder.core.errors import BeholderError, ConfigError
 
@@ -90,6 +91,7 @@ class Plan:
     tied: frozenset[str]
     from_base: tuple[str, ...]  # prefixes of parts that the model takes from elsewhere if they are left out
     padded: Mapping[str, int] = field(default_factory=dict[str, int])  # parameter -> how many rows are stored
+    narrow: NarrowPart | None = None  # of which linears codes and scales are stored
 
     def stored_shapes(self, parameter: str) -> tuple[Shape, ...]:
         """The shapes a parameter may be stored in: its own, and that without the rows that fill it up."""
@@ -118,6 +120,7 @@ def plan(
         config = config or cast("PreTrainedConfig", whole_class.config_class.from_dict(stored))
         with torch.device("meta"), no_init_weights():
             model = model_class(config)
+            narrow = None if (choice := stored_choice(config)) is None else make_narrow(model, choice)
     if is_published:
         layout, names = "published", family.key_table(config)
     else:
@@ -129,8 +132,11 @@ def plan(
         prefix = f"{model_class.base_model_prefix}."
         names = WithoutHead(names, prefix)
         padded = {name.removeprefix(prefix): rows for name, rows in padded.items() if name.startswith(prefix)}
+    if narrow is not None:
+        names = NarrowNames(names)
+        padded = {name: rows for name, rows in padded.items() if name in wanted}
     parts = getattr(model_class, "parts_from_base", ())
-    return Plan(layout, config, names, wanted, tied, parts, padded)
+    return Plan(layout, config, names, wanted, tied, parts, padded, narrow)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Weights of the language model's linears in 8 or 4 bits, by torchao on the CPU and bitsandbytes on a GPU.
 
+"int8" and "int4" are our own form of them, see `narrow.py`.
+
 Everything outside the language model's blocks stays as it is: the tower, the projector, embeddings and head;
 so do norms, which are no linears. `measure` says what the narrower numbers cost.
 """
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 BITS = {"8bit": 8, "4bit": 4}
+OWN = {"int8": 8, "int4": 4}
 GROUP = 32  # weights that share a scale in 4 bits; a row that is no multiple of it stays dense
 ROWS = 16  # the CPU's packed 4-bit form holds so many rows together; a matrix of other heights stays dense
 EXTRA = "quant"
@@ -24,9 +27,9 @@ EXTRA = "quant"
 
 def check_name(quantize: str) -> int:
     """How many bits a name stands for."""
-    if quantize not in BITS:
-        raise ConfigError(f"quantize is {quantize!r}; use {' or '.join(BITS)}")
-    return BITS[quantize]
+    if quantize not in BITS and quantize not in OWN:
+        raise ConfigError(f"quantize is {quantize!r}; use {' or '.join(BITS)}, or our own {' or '.join(OWN)}")
+    return (BITS | OWN)[quantize]
 
 
 def dense_parts(model: Any) -> list[str]:
@@ -71,6 +74,11 @@ def settings_for(quantize: str, model_class: Any, config: Any, device: torch.dev
     import torch
 
     bits = check_name(quantize)
+    if quantize in OWN:
+        from beholder.checkpoints.narrow import Choice
+        from beholder.checkpoints.narrow_quantizer import settings_of
+
+        return settings_of(Choice(quantize))
     with torch.device("meta"):
         model = model_class(config)
     dense = dense_parts(model)

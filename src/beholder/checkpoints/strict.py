@@ -39,6 +39,9 @@ class StrictLoading:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self | Any:
         """As in transformers, but a `CheckpointError` unless checkpoint and model fit."""
+        from beholder.checkpoints import narrow_quantizer  # transformers knows its name from then on
+
+        narrow_quantizer.register()
         wants_info = kwargs.pop("output_loading_info", False)
         accepts_other_shapes = kwargs.get("ignore_mismatched_sizes", False)
         kwargs["ignore_mismatched_sizes"] = True  # or transformers raises before the names can be told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,26 +52,31 @@ def write_like_source(contents: Contents, pieces: Pieces, folder: Path) -> tuple
     for name, made_of in pieces.items():
         tensor = header_of(made_of, contents.tensors, name)
         by_file.setdefault(tensor.file, {})[name] = tensor
-    files = {old: _file_name(number, len(by_file)) for number, old in enumerate(sorted(by_file), start=1)}
-    placed: dict[str, str] = {}
-    total = 0
+    files = {old: file_name(number, len(by_file)) for number, old in enumerate(sorted(by_file), start=1)}
+    shards: list[ShardHeader] = []
     for old, tensors in by_file.items():
-        shard = _plan_shard(files[old], tensors)
-        _write_shard(contents, shard, pieces, folder)
-        placed |= dict.fromkeys(shard.tensors, shard.name)
-        total += sum(tensor.end - tensor.begin for tensor in shard.tensors.values())
-    if len(files) > 1:
+        shards.append(plan_shard(files[old], tensors))
+        _write_shard(contents, shards[-1], pieces, folder)
+    return write_index(shards, folder)
+
+
+def write_index(shards: Sequence[ShardHeader], folder: Path) -> tuple[str, ...]:
+    """Say which file holds which tensor, where there is more than one; the files' names."""
+    placed = {name: shard.name for shard in shards for name in shard.tensors}
+    total = sum(tensor.bytes for shard in shards for tensor in shard.tensors.values())
+    if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    return tuple(sorted(files.values()))
+    return tuple(sorted(shard.name for shard in shards))
 
 
-def _file_name(number: int, count: int) -> str:
+def file_name(number: int, count: int) -> str:
+    """What one of so many weight files is called."""
     return SINGLE if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
 
 
-def _plan_shard(name: str, tensors: Mapping[str, TensorHeader]) -> ShardHeader:
-    """A header for tensors in the order in which they are stored now."""
+def plan_shard(name: str, tensors: Mapping[str, TensorHeader]) -> ShardHeader:
+    """A header for tensors in the order of their places."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for key, tensor in sorted(tensors.items(), key=lambda item: item[1].begin):

@@ -29,6 +29,8 @@ from beholder.checkpoints.kept import (
     published_config,
 )
 from beholder.checkpoints.loader import check
+from beholder.checkpoints.narrow import Choice
+from beholder.checkpoints.narrow_writer import write_narrow
 from beholder.checkpoints.planning import ModelFamily, Plan, SameNames
 from beholder.checkpoints.reader import Contents, has_weights
 from beholder.checkpoints.splits import (
@@ -77,19 +79,28 @@ def convert(
     *,
     base: str | Path | None = None,
     allow_loss: bool = False,
+    quantize: Choice | None = None,
 ) -> Conversion:
     """Write `source` to the new folder `target` in the layout `to`; nothing is left behind if it fails.
 
     An adapter is merged with its `base`, and a tower that lies elsewhere comes along, unless the published
     layout is written: there it stays where it is. What cannot be undone, as merging, needs `allow_loss`.
+    With `quantize` our layout is written with the language model's linears in that form.
     """
     others: Mapping[str, Callable[[Any], TableWithSplits]] = getattr(family, "other_layouts", {})
     if to not in (*LAYOUTS, *others):
         raise ConfigError(f"layout {to!r} is unknown; known: {', '.join((*LAYOUTS, *others))}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} exists and is not an empty folder; give a new one")
+    if quantize is not None and to != "ours":
+        raise ConfigError(f"weights are quantized in our own layout alone, not in {to}; use --to ours")
     plan, contents = check(source, family, base=base)
-    if plan.layout == to and contents.adapter is None and has_weights(source):
+    if plan.narrow is not None:
+        raise ConfigError(
+            f"{source} holds weights as {plan.narrow.choice}, which no other layout has; convert the dense "
+            "model"
+        )
+    if plan.layout == to and contents.adapter is None and has_weights(source) and quantize is None:
         raise ConfigError(f"{source} is in the {to} layout already")
     if (losses := _losses(contents, plan)) and not allow_loss:
         raise ConfigError(
@@ -103,14 +114,15 @@ def convert(
             done = _to_published(contents, plan, family, partial)
         else:
             names = others[to](plan.config) if to in others else SameNames()
-            done = _to_ours(contents, plan, family, partial, names, to)
+            done = _to_ours(contents, plan, family, partial, names, to, quantize)
         copy_other_files(source, partial)
         if contents.base is not None:
             take_from_base(contents.base, partial)
         write_other_files(source, partial, plan, family, to, base)
         wanted, written = check(partial, family)
         done["checksum"] = fingerprint(written, wanted)
-        if not losses and done["checksum"] != fingerprint(contents, plan):
+        is_same = quantize is not None or bool(losses) or done["checksum"] == fingerprint(contents, plan)
+        if not is_same:
             raise CheckpointError(f"{target} would not hold the numbers of {source}; nothing was written")
         os.replace(partial, target)
     except BaseException:
@@ -120,17 +132,23 @@ def convert(
 
 
 def _to_ours(
-    contents: Contents, plan: Plan, family: PublishedFamily, folder: Path, names: TableWithSplits, to: str
-) -> dict[str, Any]:
+    contents: Contents, plan: Plan, family: PublishedFamily, folder: Path, names: TableWithSplits, to: str,
+    quantize: Choice | None,
+) -> dict[str, Any]:  # fmt: skip
     held = {theirs: targets(plan.names, theirs) for theirs in contents.tensors}
     parameters = with_rows(
         apart(held), contents.tensors, {name: plan.wanted[name][0] for name in plan.padded}
     )
     pieces = renamed(parameters, names)
-    files = write_like_source(contents, pieces, folder)
+    if quantize is None:
+        files = write_like_source(contents, pieces, folder)
+    else:
+        files, pieces = write_narrow(contents, pieces, plan.config, family.model_class(), quantize, folder)
     plan.config.architectures = [family.model_class().__name__]
     plan.config.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
-    if plan.layout == "published" and contents.adapter is None and has_weights(contents.folder):
+    if quantize is not None:
+        pass  # the published files cannot be made again from this
+    elif plan.layout == "published" and contents.adapter is None and has_weights(contents.folder):
         shutil.copyfile(contents.folder / "config.json", folder / KEPT_CONFIG)
         own = sorted(name for name, tensor in contents.tensors.items() if not Path(tensor.file).is_absolute())
         kept = (describe_files(contents) if contents.is_safetensors else describe_pickled(contents)) | {

@@ -39,6 +39,17 @@ def convert(
         ),
     ] = None,
     base: options.Base = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            "--quantize",
+            help="To ours: the language model's linears as int8 or int4, which cannot be undone.",
+            show_default=False,
+        ),
+    ] = None,
+    group: Annotated[
+        int, typer.Option("--group", help="Weights that share a scale in int4: 32, 64 or 128.")
+    ] = 64,
     allow_loss: Annotated[
         bool,
         typer.Option("--allow-loss", help="Also where it cannot be undone, as when an adapter is merged."),
@@ -50,15 +61,26 @@ def convert(
 ) -> None:
     """Rewrite a checkpoint in another layout, bit for bit. A whole model never has to fit into memory."""
     from beholder.api import checkpoint_folder
+    from beholder.checkpoints.narrow import Choice
     from beholder.checkpoints.sat import is_sat
     from beholder.checkpoints.writer import convert as rewrite
+    from beholder.core.errors import ConfigError
     from beholder.families import identify_folder
 
+    choice = None if quantize is None else Choice(quantize, group)
+    if choice is not None:
+        from beholder.generation.native.narrowing import install
+
+        install()
     folder = checkpoint_folder(source)
     if to == "sat" or is_sat(folder):
+        if choice is not None:
+            raise ConfigError(f"weights are quantized in our own layout alone; convert {folder} to published "
+                              "first, and that --to ours --quantize")  # fmt: skip
         done = _convert_sat(folder, target, to, ranks, template, allow_loss)
     else:
-        done = rewrite(folder, target, identify_folder(folder), to, base=base, allow_loss=allow_loss)
+        done = rewrite(folder, target, identify_folder(folder), to, base=base, allow_loss=allow_loss,
+                       quantize=choice)  # fmt: skip
     if as_json:
         told = {**asdict(done), "target": str(done.target)}
         if not show_map:
@@ -66,7 +88,8 @@ def convert(
         print(json.dumps(told, ensure_ascii=False))
         return
     print(f"{done.target}: {done.layout} layout, {done.tensors} tensors in {', '.join(done.files)}")
-    print(f"checksum of the parameters, in every layout the same: {done.checksum}")
+    same = "" if choice is not None else ", in every layout the same"
+    print(f"checksum of the parameters{same}: {done.checksum}")
     print("\n".join(by_tensor(done.map) if show_map else by_part(done.map)))
     if done.is_identical:
         print("the files are those that were published, byte for byte")

@@ -66,7 +66,9 @@ Stop = Annotated[
 Quantize = Annotated[
     str | None,
     typer.Option(
-        "--quantize", help="8bit or 4bit: the language model in that many bits.", show_default=False
+        "--quantize",
+        help="int8 or int4: the language model in that many bits; 8bit or 4bit: by torchao or bitsandbytes.",
+        show_default=False,
     ),
 ]
 

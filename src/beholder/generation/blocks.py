@@ -45,6 +45,10 @@ class BlockTable:
 
     def ranges(self, start: int, stop: int) -> list[tuple[int, int]]:
         """The places of positions `start` to `stop` as (first, one past the last), as few as there can be."""
+        if len(self._runs) == 1:  # nearly always, and asked for every row at every step
+            first, last = self._runs[0]
+            low, high = first * self.size + max(start, 0), min(first * self.size + stop, last * self.size)
+            return [(low, high)] if low < high else []
         found: list[tuple[int, int]] = []
         position = 0  # of the first place of the run
         for first, last in self._runs:

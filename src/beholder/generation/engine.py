@@ -121,6 +121,7 @@ class Engine:
                 raise RuntimeError("the engine is closed") from self._closed
             number = self._steps.counts.submitted = self._steps.counts.submitted + 1
             request = Request(number, self._advance, self._cancel)
+            request.scores = chooser.scores
             task = Task(number, prompt.length, limit, content, whole=bool(prompt.whole))
             self._steps.arrivals.append(
                 Job(request, task, prompt, chooser, sampling.ends(terminators), sampling.max_tokens)

@@ -72,7 +72,7 @@ class Task:
     @property
     def is_answering(self) -> bool:
         """The prompt is read, and only the last chosen token is to be run."""
-        return self.remaining == 1 and self.length > self.prompt
+        return self.length - self.computed == 1 and self.length > self.prompt
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,11 @@ class Scheduler:
         self._admit()
         answering: list[Task] = []
         for task in tuple(self.running):
-            if task in self.running and task.is_answering and self._make_room(task):
+            # Who had to step back meanwhile does not answer: all of it is to be computed again.
+            if task.is_answering and self._make_room(task):
                 answering.append(task)
+        if len(answering) == len(self.running):
+            return Plan((), tuple(answering))
         return Plan(tuple(self._chunks(self.chunk if answering else self.idle_chunk)), tuple(answering))
 
     def ran(self, task: Task, stop: int) -> None:

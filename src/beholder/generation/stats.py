@@ -35,7 +35,8 @@ class Counts:
 class Stats:
     """A snapshot. Blocks and bytes are those of keys and values unless the name says pictures or weights.
 
-    `decode` is what runs rows that answer: "pytorch", or "native" with its number format and kernels.
+    `decode` is what runs rows that answer: "pytorch", or "native" with its number format and kernels;
+    `native_seconds` are those inside native steps since the weights were packed last.
     """
 
     submitted: int
@@ -63,6 +64,7 @@ class Stats:
     packed_weights: int
     packed_bytes: int
     native_bytes: int
+    native_seconds: float
     decode: str
 
     @classmethod
@@ -105,6 +107,7 @@ class Stats:
             packed_weights=packed.count,
             packed_bytes=packed.bytes,
             native_bytes=native.bytes if native else 0,
+            native_seconds=native.seconds if native else 0.0,
             decode=str(native or "pytorch"),
         )
 

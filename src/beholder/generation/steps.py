@@ -192,15 +192,14 @@ class Steps:
             self._give(job, token)
 
     def _give(self, job: Job, token: int) -> None:
-        request, prompt = job.request, job.prompt
-        now = time.perf_counter()
-        request.clock.first = request.clock.first or now
-        request.clock.last = now
-        request.scores = job.chooser.scores
+        request, prompt, task, clock = job.request, job.prompt, job.task, job.request.clock
+        clock.last = now = time.perf_counter()
+        if clock.first is None:
+            clock.first = now
         # Only now: a step that is interrupted, by Ctrl-C for example, is run again for whom it gave nothing.
-        self.scheduler.ran(job.task, job.task.length)
+        self.scheduler.ran(task, task.length)
         prompt.ids.append(token)
-        self.scheduler.said(job.task, prompt.row(len(prompt.ids) - 1) if job.task.content else b"")
+        self.scheduler.said(task, prompt.row(len(prompt.ids) - 1) if task.content else b"")
         self.counts.answer_tokens += 1
         request.ids.append(token)
         if token in job.ends:

@@ -39,8 +39,10 @@ def open_as_it_is(
     from transformers import AutoConfig
     from transformers.utils.import_utils import is_accelerate_available
 
+    from beholder.checkpoints import narrow_quantizer
     from beholder.checkpoints.loader import stored_dtype
 
+    narrow_quantizer.register()  # what was saved in our own form opens again
     if base is not None:
         raise ConfigError(f"base= is for adapters and projectors of known families; {family.title} has none")
     place = resolve_device(device)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from beholder.core.errors import BeholderError, ConfigError
+from beholder.core.narrow_linear import NarrowLinear
 from beholder.generation.blocks import BlockTable
 from beholder.generation.cache import Store, device_memory
 from beholder.generation.machine import free_memory, own_memory
-from beholder.generation.native.formats import FORMATS, Packing, plan
+from beholder.generation.native.formats import FORMATS, Packing, plan, stored_packing
 from beholder.generation.native.memory import KeyValues
 from beholder.generation.native.parts import TrunkParts, linears_of, parts_of
 from beholder.generation.native.trunk import PackedTrunk
@@ -69,7 +70,7 @@ class NativeDecode:
         threads: int | None = None,
         pin: bool = False,
     ) -> NativeDecode | None:
-        """For True in the model's own number format, or in the one that is named; False is None.
+        """For True in the form that the model has, or in the one that is named; False is None.
 
         "auto" is True where that is possible and fits into memory beside `kv_memory` bytes, and None, with
         the reason logged, where it is not. ConfigError for everything else that cannot be.
@@ -79,7 +80,7 @@ class NativeDecode:
         if choice is not True and choice not in (AUTO, *FORMATS):
             raise ConfigError(f"native is {choice!r}; use True, False, {AUTO} or one of {', '.join(FORMATS)}")
         try:
-            packing = Packing(_own_format(model) if choice in (True, AUTO) else str(choice))
+            packing = _packing(model, choice)
             if choice == AUTO:
                 parts = parts_of(model)
                 _check_quiet(model, parts)
@@ -101,6 +102,11 @@ class NativeDecode:
     def bytes(self) -> int:
         """What the packed weights take."""
         return self.trunk.packed_bytes if "trunk" in self.__dict__ else 0
+
+    @property
+    def seconds(self) -> float:
+        """Inside native steps since the weights were packed last."""
+        return self.trunk.seconds if "trunk" in self.__dict__ else 0.0
 
     @property
     def linears(self) -> list[nn.Module]:
@@ -169,8 +175,10 @@ class NativeDecode:
 
     def release(self) -> None:
         """Give the packed weights and their threads back; they are made again when they are needed."""
-        self.__dict__.pop("trunk", None)
+        trunk: PackedTrunk | None = self.__dict__.pop("trunk", None)
         self.__dict__.pop("watch", None)
+        if trunk is not None:
+            trunk.give_back()
 
     def _is_listened_to(self) -> bool:
         before, self._was_listened_to = self._was_listened_to, self.watch.is_listened_to()
@@ -182,6 +190,8 @@ class NativeDecode:
         if self._process != os.getpid():
             raise ConfigError("native decode cannot go on in a forked process; open the model in that one")
         why = "asked to" if self._is_stale else self.watch.changed()
+        if not why and self.trunk.has_lost:
+            why = "narrow weights were taken back"
         if why:
             log.info("the packed weights are made again: %s", why)
             self._pack()
@@ -199,8 +209,12 @@ class NativeDecode:
         self.release()  # the old one goes first: not both of them are kept
         self._is_stale = True
         self.watch = Watch(self.model, parts)
-        self.trunk = PackedTrunk(parts, self.packing, **self._more)
-        self._prove()
+        self.trunk = PackedTrunk(parts, self.packing, takes_over=True, **self._more)
+        try:
+            self._prove()
+        except BaseException:
+            self.release()
+            raise
         self._is_stale = False
 
     def _as_model(self, scores: Tensor) -> Tensor:
@@ -242,10 +256,30 @@ def _own_format(model: Any) -> str:
     return OWN_FORMAT[model.dtype]
 
 
+def _packing(model: Any, choice: bool | str) -> Packing:
+    """The form of packed weights: a narrow model's own; ConfigError where another is asked for."""
+    if not any(isinstance(module, NarrowLinear) for module in model.modules()):
+        return Packing(_own_format(model) if choice in (True, AUTO) else str(choice))
+    _own_format(model)  # of its dense parts, and of keys and values
+    stored = stored_packing(parts_of(model))
+    if stored is None or choice not in (True, AUTO, stored.weights):
+        have = "dense" if stored is None else stored.weights
+        raise ConfigError(
+            f"the language model's weights are {have} already, and native is {choice!r}; leave it out"
+        )
+    return stored
+
+
 def _check_quiet(model: Any, parts: TrunkParts) -> None:
     """ConfigError where packing would be in vain from the beginning."""
     if is_listened_to(model, parts):
         raise ConfigError("modules have hooks or another forward, which native decode would not call")
+
+
+def _owned(parts: TrunkParts) -> int:
+    """Bytes of codes and scales that nobody was lent yet."""
+    narrow = [linear for linear in linears_of(parts) if isinstance(linear, NarrowLinear)]
+    return sum(linear.narrow_bytes for linear in narrow if linear.keeper is None)
 
 
 def _check_room(model: Any, parts: TrunkParts, packing: Packing, kv_memory: int) -> None:
@@ -253,9 +287,13 @@ def _check_room(model: Any, parts: TrunkParts, packing: Packing, kv_memory: int)
 
     Weights that are still mapped from their files stand in nobody's account and will be read.
     """
-    needed = plan(parts, packing).packed + kv_memory
+    told = plan(parts, packing)
+    needed = told.packed + kv_memory
     held = sum(parameter.nbytes for parameter in model.parameters())
+    is_read = own_memory() >= held
+    held -= _owned(parts)  # given up while it is packed
     have, free = device_memory(torch.device("cpu")), free_memory() - max(0, held - own_memory())
+    free += _owned(parts) if is_read else 0
     if held + needed > LARGEST_SHARE * have or needed > LARGEST_SHARE * free:
         raise ConfigError(
             f"packed weights of {(needed - kv_memory) / 2**30:.1f} GiB do not fit beside {held / 2**30:.1f} "

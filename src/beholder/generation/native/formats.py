@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from beholder.core.errors import ConfigError
+from beholder.core.narrow_linear import NarrowLinear
 from beholder.generation.native.parts import TrunkParts, linears_of, weight_of
 
 FORMATS = ("float32", "bfloat16", "int8", "int4")  # as native.h numbers them
@@ -52,13 +53,19 @@ class Plan:
 
     dense: int  # bytes of the model's own weights of these parts, which prefill goes on using
     packed: int  # bytes of the packed weights beside them
+    moved: int = 0  # bytes of the model's own narrow weights, which it gives up matrix by matrix
 
     @property
     def peak(self) -> int:
-        """Bytes while and after packing: both; what is needed in passing is one row per thread."""
+        """Bytes while and after packing; what is needed in passing is one row per thread, or one matrix."""
         return self.dense + self.packed
 
     def __str__(self) -> str:
+        if self.moved:
+            beside = f" beside {self.dense / GIGABYTE:.2f} GB dense" if self.dense else ""
+            return (
+                f"{self.packed / GIGABYTE:.2f} GB packed{beside}, the model's own narrow weights among them"
+            )
         return (
             f"{self.packed / GIGABYTE:.2f} GB packed beside {self.dense / GIGABYTE:.2f} GB dense, "
             f"{self.peak / GIGABYTE:.2f} GB at the peak"
@@ -77,5 +84,44 @@ def plan(parts: TrunkParts, packing: Packing) -> Plan:
     )
     packed = len(parts.layers) * sum(packing.matrix_bytes(*shape) for shape in shapes)
     packed += packing.matrix_bytes(parts.vocabulary, parts.hidden, is_head=True)
-    dense = sum(weight_of(linear, "a linear").nbytes for linear in linears_of(parts))
-    return Plan(dense, packed)
+    dense = moved = 0
+    for linear in linears_of(parts):
+        if isinstance(linear, NarrowLinear):
+            moved += linear.narrow_bytes
+        else:
+            dense += weight_of(linear, "a linear").nbytes
+    return Plan(dense, packed, moved)
+
+
+def stored_packing(parts: TrunkParts) -> Packing | None:
+    """The packing that a model's linears are stored in already, None where they are dense.
+
+    A narrow trunk's head may be dense, as one that is the embedding too. ConfigError for other mixtures.
+    """
+    *layers, head = linears_of(parts)
+    forms = {linear.narrow if isinstance(linear, NarrowLinear) else None for linear in layers}
+    of_head = head.narrow if isinstance(head, NarrowLinear) else None
+    if forms == {None} and of_head is None:
+        return None
+    form = forms.pop()
+    if form is None or forms or (of_head is not None and of_head.group != form.group):
+        raise ConfigError(
+            "some linears of the language model are dense and some narrow, or narrow in different forms; "
+            "native decode takes them all in one, so decode with PyTorch"
+        )
+    return Packing(form.weights, form.group, None if of_head is None else of_head.weights)
+
+
+def check_stored(parts: TrunkParts, packing: Packing) -> None:
+    """ConfigError where linears are stored narrow already, and in another form than is asked for."""
+    have = stored_packing(parts)
+    if have is None:
+        return
+    told = [(one.weights, one.head_format, one.group if "int4" in (one.weights, one.head_format) else 0)
+            for one in (have, packing)]  # fmt: skip
+    if told[0] != told[1]:
+        raise ConfigError(
+            f"the model's weights are {have.weights} already (groups of {have.group}, the head "
+            f"{have.head_format}), and cannot be packed as {packing.weights} (groups of {packing.group}, the "
+            f"head {packing.head_format}); leave native out, or load the dense model"
+        )

@@ -49,6 +49,16 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "make": (c_char_p, (POINTER(Shape), c_char_p, c_int32, POINTER(c_int32), c_int32, POINTER(c_void_p))),
     "free": (None, (c_void_p,)),
     "pack": (None, (c_void_p, c_int64, c_int32, c_void_p, c_int32, c_int64, c_int64, c_int64)),
+    "make_narrow": (
+        c_char_p,
+        (c_char_p, c_int32, c_int32, c_void_p, c_int32, c_int64, c_int64, c_void_p, c_void_p),
+    ),
+    "put_codes": (None, (c_void_p, c_int64, c_int32, c_void_p, c_void_p, c_int64, c_int64, c_int64)),
+    "take_codes": (
+        None,
+        (c_void_p, c_int64, c_int32, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64),
+    ),
+    "drop": (None, (c_void_p, c_int64, c_int32)),
     "put_bias": (None, (c_void_p, c_int64, c_int32, c_void_p, c_int64, c_int64, c_int64)),
     "put_norm": (None, (c_void_p, c_int64, c_int32, c_void_p)),
     "unpack": (None, (c_void_p, c_int64, c_int32, c_int64, c_void_p)),

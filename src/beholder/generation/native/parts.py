@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from beholder.core.errors import ConfigError
+from beholder.core.narrow_linear import NarrowLinear
 
 # Positions (rows,) to cosines and sines (rows, head width / 2).
 Rotary = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -55,17 +56,17 @@ class TrunkParts:
     @property
     def hidden(self) -> int:
         """Width of the stream between the layers."""
-        return weight_of(self.head, "the head").shape[1]
+        return shape_of(self.head, "the head")[1]
 
     @property
     def inner(self) -> int:
         """Width inside the MLP."""
-        return weight_of(self.layers[0].gate, "gate").shape[0]
+        return shape_of(self.layers[0].gate, "gate")[0]
 
     @property
     def vocabulary(self) -> int:
         """Rows of the head."""
-        return weight_of(self.head, "the head").shape[0]
+        return shape_of(self.head, "the head")[0]
 
     def check(self) -> None:
         """ConfigError where a part is not what the native step computes."""
@@ -80,11 +81,10 @@ class TrunkParts:
         wanted = dict(zip(LINEARS, shapes, strict=True))
         for number, layer in enumerate(self.layers):
             for name, shape in wanted.items():
-                weight = weight_of(getattr(layer, name), f"{name} of layer {number}")
-                if tuple(weight.shape) != shape:
+                have = shape_of(getattr(layer, name), f"{name} of layer {number}")
+                if have != shape:
                     raise ConfigError(
-                        f"{name} of layer {number} is {tuple(weight.shape)}; by its sizes the trunk "
-                        f"needs {shape}"
+                        f"{name} of layer {number} is {have}; by its sizes the trunk needs {shape}"
                     )
             check_norm(layer.first_norm, self.epsilon)
             check_norm(layer.second_norm, self.epsilon)
@@ -166,6 +166,16 @@ def _rotary_of(decoder: Any) -> Rotary:
         return cosines[0, :, :half], sines[0, :, :half]
 
     return tables
+
+
+def shape_of(module: nn.Module, name: str) -> tuple[int, int]:
+    """Rows and columns of a linear on the CPU, dense or narrow; ConfigError for what is neither."""
+    if type(module) is NarrowLinear:
+        if module.keeper is None and module.codes.device.type != "cpu":
+            raise ConfigError(f"{name} is on {module.codes.device}; native decode runs on the CPU")
+        return module.shape
+    rows, columns = weight_of(module, name).shape
+    return rows, columns
 
 
 def weight_of(module: nn.Module, name: str) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import time
 import weakref
 from array import array
 from collections.abc import Iterable, Sequence
@@ -17,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from beholder.core.errors import ConfigError, InputError
+from beholder.core.narrow_linear import NarrowLinear
 from beholder.generation.native import library as native
-from beholder.generation.native.formats import BLOCK, FORMATS, LANES, Packing, plan
+from beholder.generation.native.formats import BLOCK, FORMATS, LANES, Packing, check_stored, plan
+from beholder.generation.native.loans import Loan, let_go, let_go_of_files
 from beholder.generation.native.memory import KeyValues
 from beholder.generation.native.parts import LayerParts, TrunkParts, parts_of, weight_of
 from beholder.generation.native.rotary import RotaryTable
@@ -31,7 +34,8 @@ Ranges = Sequence[tuple[int, int]]  # places of one row's tokens in order: first
 class PackedTrunk:
     """The weights of a trunk in the order that a decode step reads them, and the threads that read them.
 
-    Copies: the parts stay as they are, for prefill. What that takes is logged before it is taken. `threads`
+    Copies: the parts stay as they are, for prefill, but with `takes_over` narrow linears lend their codes and
+    scales, until they are given back. What that takes is logged before it is taken. `threads`
     are torch's unless told, and with `pin` each stays on a processor of its own during a step; `level` is one
     of `library.status().levels`, the best unless told. One step at a time; not after a fork.
     """
@@ -45,9 +49,14 @@ class PackedTrunk:
         threads: int | None = None,
         pin: bool = False,
         level: str | None = None,
+        takes_over: bool = False,
     ) -> None:
+        check_stored(parts, packing)
+        self._takes_over = takes_over
+        self._loans: list[Loan] = []
         self._native = native.load()
         self.parts, self.packing, self.rows = parts, packing, rows
+        self.seconds = 0.0  # inside native steps so far
         self.plan = plan(parts, packing)
         self.threads = torch.get_num_threads() if threads is None else threads
         self.level = _known_level(level)
@@ -56,7 +65,13 @@ class PackedTrunk:
         log.info("native decode (%s, %s): %s", packing.weights, self.level, self.plan)
         self._rotary = RotaryTable(parts.rotary)
         self._handle = self._make(_processors(self.threads) if pin else [])
-        self._fill()
+        if takes_over and self.plan.moved:
+            let_go_of_files()
+        try:
+            self._fill()
+        except BaseException:
+            self.give_back()
+            raise
 
     @classmethod
     def of(
@@ -118,17 +133,59 @@ class PackedTrunk:
         self._put_norm(number, 1, layer.second_norm)
 
     def _put(self, layer: int, part: int, linear: nn.Module, *, first: int = 0, spread: int = 1) -> None:
-        weight = weight_of(linear, "a linear").detach()
-        is_bfloat = weight.dtype == torch.bfloat16
-        source = weight.contiguous() if is_bfloat else weight.float().contiguous()
-        self._native.pack(self._handle, layer, part, source.data_ptr(), is_bfloat, len(source), first, spread)
+        if isinstance(linear, NarrowLinear):
+            self._put_narrow(linear, (layer, part, first, spread))
+        else:
+            self._put_dense(linear, layer, part, first, spread)
         if (given := cast("nn.Linear", linear).bias) is not None:
             bias = given.detach().float().contiguous()
             self._native.put_bias(self._handle, layer, part, bias.data_ptr(), len(bias), first, spread)
 
+    def _put_narrow(self, linear: NarrowLinear, place: tuple[int, int, int, int]) -> None:
+        """Codes and scales as they are; one who has lent them to somebody else goes on doing so."""
+        layer, part, first, spread = place
+        codes, scales = (kept.contiguous() for kept in linear.rows(0, linear.out_features))
+        self._native.put_codes(
+            self._handle, layer, part, codes.data_ptr(), scales.data_ptr(), linear.out_features, first, spread
+        )
+        if self._takes_over and linear.keeper is None:
+            self._loans.append(Loan(self, linear, place))
+            linear.lend(self._loans[-1])
+            let_go((codes, scales))
+
+    def _put_dense(self, linear: nn.Module, layer: int, part: int, first: int, spread: int) -> None:
+        weight = weight_of(linear, "a linear").detach()
+        is_bfloat = weight.dtype == torch.bfloat16
+        source = weight.contiguous() if is_bfloat else weight.float().contiguous()
+        self._native.pack(self._handle, layer, part, source.data_ptr(), is_bfloat, len(source), first, spread)
+
     def _put_norm(self, layer: int, which: int, norm: Any) -> None:
         weight = norm.weight.detach().float().contiguous()
         self._native.put_norm(self._handle, layer, which, weight.data_ptr())
+
+    def take(
+        self, place: tuple[int, int, int, int], codes: Tensor, scales: Tensor, first: int, last: int
+    ) -> None:
+        """Rows of a narrow linear into tensors, in the order that it had them in."""
+        layer, part, *target = place
+        self._native.take_codes(
+            self._handle, layer, part, codes.data_ptr(), scales.data_ptr(), first, last, *target
+        )
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether a layer has taken its weights back, to change or to move them."""
+        return not all(loan.is_running for loan in self._loans)
+
+    def give_back(self) -> None:
+        """Let the layers that lent their weights have them again, part by part; no step can be run then."""
+        parts = dict.fromkeys(loan.part for loan in self._loans)
+        for layer, part in parts:
+            for loan in self._loans:
+                if loan.part == (layer, part) and loan.is_running:
+                    loan.linear.take_back()
+            self._native.drop(self._handle, layer, part)
+        self._loans.clear()
 
     @property
     def packed_bytes(self) -> int:
@@ -221,7 +278,10 @@ class PackedTrunk:
             logits=logits.data_ptr(),
             logits_stride=stride,
         )
-        _raise(self._native.step(self._handle, ctypes.byref(step)))
+        begun = time.perf_counter()
+        wrong = self._native.step(self._handle, ctypes.byref(step))
+        self.seconds += time.perf_counter() - begun
+        _raise(wrong)
         return logits[:, : self.parts.vocabulary]
 
     def _hidden(self, tokens: Sequence[int] | Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules import module as modules
 
+from beholder.core.narrow_linear import NarrowLinear
 from beholder.generation.native.parts import LINEARS, NORMS, TrunkParts
 
 # Where a model keeps a module: the children of the one above, the name among them, and what stood there.
@@ -28,7 +29,7 @@ class Watch:
         self._parts = parts
         self._places = _places(model, parts)
         self._modules = [model, *(module for _, _, module in self._places)]
-        self._states = [_state(weight) for weight in _weights(parts)]
+        self._states = _states(parts)
         self._views = [
             weight.detach().view(-1)[:: max(1, weight.numel() // SAMPLES)]
             for weight in _weights(parts)
@@ -44,7 +45,7 @@ class Watch:
         """What is not as it was packed; empty where everything is."""
         if not all(children.get(name) is module for children, name, module in self._places):
             return "modules were exchanged"
-        if self._states != [_state(weight) for weight in _weights(self._parts)]:
+        if self._states != _states(self._parts):
             return "weights were changed"
         if not torch.equal(self._samples, self._sampled()):
             return "weights were changed in place"
@@ -72,10 +73,18 @@ def _parts_modules(parts: TrunkParts) -> list[Any]:
 
 
 def _weights(parts: TrunkParts) -> Iterator[Tensor]:
+    """All but codes and scales: those may have been lent, and are then nowhere to be changed."""
     for module in _parts_modules(parts):
-        for weight in module._parameters.values():
-            if weight is not None:
+        names = ("bias",) if isinstance(module, NarrowLinear) else module._parameters
+        for name in names:
+            if (weight := module._parameters[name]) is not None:
                 yield weight
+
+
+def _states(parts: TrunkParts) -> list[tuple[int, int]]:
+    """Of every weight where it is, and how often it was changed."""
+    narrow = [module for module in _parts_modules(parts) if isinstance(module, NarrowLinear)]
+    return [*map(_state, _weights(parts)), *((0, module.changes) for module in narrow)]
 
 
 def _state(weight: Tensor) -> tuple[int, int]:

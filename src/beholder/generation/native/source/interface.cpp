@@ -57,6 +57,24 @@ EXPORTED const char *beholder_levels() {
     return told(names);
 }
 
+// INT8 or INT4 codes and scales of a matrix.
+EXPORTED const char *beholder_make_narrow(const char *level, int32_t format, int32_t group, const void *source,
+                                          int32_t is_bfloat, int64_t rows, int64_t columns, void *codes,
+                                          void *scales) {
+    try {
+        for (const Level &one : levels()) {
+            if (one.is_supported && strcmp(one.name, level) == 0) {
+                make_narrow(*one.kernels(), static_cast<Format>(format), group, source, is_bfloat != 0, rows, columns,
+                            static_cast<uint8_t *>(codes), scales);
+                return nullptr;
+            }
+        }
+        return told("this processor or build has no level " + std::string(level));
+    } catch (const std::exception &error) {
+        return told(std::string("the matrix could not be made narrow: ") + error.what());
+    }
+}
+
 EXPORTED const char *beholder_make(const Shape *shape, const char *level, int32_t threads,
                                    const int32_t *processors, int32_t processor_count, Trunk **made) {
     try {
@@ -78,6 +96,18 @@ EXPORTED void beholder_pack(Trunk *trunk, int64_t layer, int32_t part, const voi
                             int64_t rows, int64_t first, int64_t spread) {
     trunk->pack(layer, static_cast<Part>(part), source, is_bfloat != 0, rows, first, spread);
 }
+
+EXPORTED void beholder_put_codes(Trunk *trunk, int64_t layer, int32_t part, const void *codes, const void *scales,
+                                 int64_t rows, int64_t first, int64_t spread) {
+    trunk->put_codes(layer, static_cast<Part>(part), static_cast<const uint8_t *>(codes), scales, rows, first, spread);
+}
+
+EXPORTED void beholder_take_codes(Trunk *trunk, int64_t layer, int32_t part, void *codes, void *scales, int64_t from,
+                                  int64_t to, int64_t first, int64_t spread) {
+    trunk->take_codes(layer, static_cast<Part>(part), static_cast<uint8_t *>(codes), scales, from, to, first, spread);
+}
+
+EXPORTED void beholder_drop(Trunk *trunk, int64_t layer, int32_t part) { trunk->drop(layer, static_cast<Part>(part)); }
 
 EXPORTED void beholder_put_bias(Trunk *trunk, int64_t layer, int32_t part, const float *source, int64_t rows,
                                 int64_t first, int64_t spread) {

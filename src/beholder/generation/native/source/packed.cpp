@@ -1,4 +1,6 @@
 // Filling a trunk with weights, and reading back what they became.
+#include <string.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -13,6 +15,51 @@ long target(long index, long first, long spread) {
     return first + index / LANES * spread * LANES + index % LANES;
 }
 
+// A narrow matrix row by row: what int8 stores as value + 128 is signed there, and rows are as long as told;
+// int4 has its words. The rows' words stand STEP_BYTES apart here.
+struct Rows {
+    long length;   // bytes of a row
+    long words;    // of four bytes, of which the last may be a part
+    uint32_t flip;  // between the two ways to store a byte
+    explicit Rows(const Matrix &m)
+        : length(m.format == INT8 ? m.columns : m.steps * 4), words(m.steps),
+          flip(m.format == INT8 ? 0x80808080u : 0) {}
+    long part(long word) const { return std::min(4L, length - 4 * word); }
+};
+
+bool is_narrow(const Matrix &m) { return m.format == INT8 || m.format == INT4; }
+
+// Rows `from` to `to` of a source that was packed, as the source had them.
+void read_rows(const Matrix &m, uint8_t *codes, void *scales, long from, long to, long first, long spread) {
+    const Rows form(m);
+    for (long piece = from; piece < to; piece += LANES) {
+        const long end = std::min(piece + LANES, to);
+        for (long word = 0; word < form.words; ++word) {
+            for (long index = piece; index < end; ++index) {
+                const long row = target(index, first, spread);
+                uint32_t some;
+                memcpy(&some, m.weights + row / BLOCK * m.block_bytes + word * STEP_BYTES + row % BLOCK * 4, 4);
+                some ^= form.flip;
+                memcpy(codes + (index - from) * form.length + 4 * word, &some, form.part(word));
+            }
+        }
+        for (long index = piece; index < end; ++index) {
+            const long row = target(index, first, spread), at = index - from;
+            if (m.format == INT8) static_cast<float *>(scales)[at] = m.row_scales[row];
+            for (long group = 0; group < m.groups; ++group)
+                static_cast<uint16_t *>(scales)[at * m.groups + group] =
+                    m.group_scales[(row / BLOCK * m.groups + group) * BLOCK + row % BLOCK];
+        }
+    }
+}
+
+// One row of a source as floats; what stands behind it in `to` stays.
+void as_floats(const void *source, bool is_bfloat, long index, long columns, float *to) {
+    const float *floats = static_cast<const float *>(source) + index * columns;
+    const uint16_t *halves = static_cast<const uint16_t *>(source) + index * columns;
+    for (long k = 0; k < columns; ++k) to[k] = is_bfloat ? bfloat_to_float(halves[k]) : floats[k];
+}
+
 }  // namespace
 
 void Trunk::pack(long layer, Part which, const void *source, bool is_bfloat, long rows, long first,
@@ -24,13 +71,71 @@ void Trunk::pack(long layer, Part which, const void *source, bool is_bfloat, lon
         std::vector<float> row(padded), scratch(padded);
         for (long piece; (piece = next.fetch_add(LANES)) < rows;) {
             for (long index = piece; index < std::min(piece + LANES, rows); ++index) {
-                const float *floats = static_cast<const float *>(source) + index * columns;
-                const uint16_t *halves = static_cast<const uint16_t *>(source) + index * columns;
-                for (long k = 0; k < columns; ++k) row[k] = is_bfloat ? bfloat_to_float(halves[k]) : floats[k];
+                as_floats(source, is_bfloat, index, columns, row.data());
                 kernels.pack(matrix, target(index, first, spread), row.data(), scratch.data());
             }
         }
     });
+}
+
+void Trunk::put_codes(long layer, Part which, const uint8_t *codes, const void *scales, long rows, long first,
+                      long spread) {
+    const Matrix &m = part(layer, which).matrix;
+    if (!is_narrow(m)) return;
+    const Rows form(m);
+    Next next{0};
+    threads_.run([&](int) {
+        for (long piece; (piece = next.fetch_add(LANES)) < rows;) {
+            const long end = std::min(piece + LANES, rows);
+            for (long word = 0; word < form.words; ++word) {
+                for (long index = piece; index < end; ++index) {
+                    const long row = target(index, first, spread);
+                    uint32_t some = 0;
+                    memcpy(&some, codes + index * form.length + 4 * word, form.part(word));
+                    some ^= form.flip;
+                    memcpy(m.weights + row / BLOCK * m.block_bytes + word * STEP_BYTES + row % BLOCK * 4, &some, 4);
+                }
+            }
+            for (long index = piece; index < end; ++index) put_scales(m, target(index, first, spread), index, scales);
+        }
+    });
+}
+
+void Trunk::put_scales(const Matrix &m, long row, long index, const void *scales) {
+    if (m.format == INT8) m.row_scales[row] = static_cast<const float *>(scales)[index];
+    for (long group = 0; group < m.groups; ++group)
+        m.group_scales[(row / BLOCK * m.groups + group) * BLOCK + row % BLOCK] =
+            static_cast<const uint16_t *>(scales)[index * m.groups + group];
+}
+
+// By the caller alone: who asks is not the one who runs steps.
+void Trunk::take_codes(long layer, Part which, uint8_t *codes, void *scales, long from, long to, long first,
+                       long spread) {
+    const Matrix &m = part(layer, which).matrix;
+    if (!is_narrow(m) || !m.weights) return;
+    read_rows(m, codes, scales, from, to, first, spread);
+}
+
+void Trunk::drop(long layer, Part which) {
+    Packed &packed = part(layer, which);
+    packed.weights = Memory();
+    packed.scales = Memory();
+    packed.matrix.weights = nullptr;
+    packed.matrix.row_scales = nullptr;
+    packed.matrix.group_scales = nullptr;
+    is_whole_ = false;
+}
+
+void make_narrow(const Kernels &kernels, Format format, long group, const void *source, bool is_bfloat, long rows,
+                 long columns, uint8_t *codes, void *scales) {
+    const Packed packed(rows, columns, format, group);
+    const long padded = rounded_up(packed.matrix.width, LANES);
+    std::vector<float> row(padded), scratch(padded);
+    for (long index = 0; index < rows; ++index) {
+        as_floats(source, is_bfloat, index, columns, row.data());
+        kernels.pack(packed.matrix, index, row.data(), scratch.data());
+    }
+    read_rows(packed.matrix, codes, scales, 0, rows, 0, 1);
 }
 
 void Trunk::put_bias(long layer, Part which, const float *source, long rows, long first, long spread) {

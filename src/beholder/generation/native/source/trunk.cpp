@@ -77,6 +77,7 @@ long Trunk::share(long tasks) const {
 }
 
 const char *Trunk::check(const Step &step) const {
+    if (!is_whole_) return "the trunk's weights were taken back; pack it again";
     if (step.rows < 1 || step.rows > shape.most_rows) return "more rows than the trunk was made for, or none";
     if (step.logits && step.logits_stride < rounded_up(shape.vocabulary, BLOCK)) return "logits are too narrow";
     if (!step.logits && !step.is_text) return "there is no room for logits";

@@ -73,6 +73,10 @@ struct Prepared {
     Prepared(long rows, long columns, Format format, long group);
 };
 
+// A row-major matrix as codes and scales row by row, by the same search that packing does; by the caller alone.
+void make_narrow(const Kernels &kernels, Format format, long group, const void *source, bool is_bfloat, long rows,
+                 long columns, uint8_t *codes, void *scales);
+
 class Trunk {
 public:
     Trunk(const Shape &shape, const Kernels &kernels, int threads, std::vector<int> processors);
@@ -80,6 +84,13 @@ public:
     // Rows of a row-major float or bfloat16 matrix into a part, the first of them to row `first`. `spread` 2
     // leaves every second block out, as gate and up need it.
     void pack(long layer, Part part, const void *source, bool is_bfloat, long rows, long first, long spread);
+    // The same of a matrix that is narrow already, row by row as core/narrow.py has it: no search.
+    void put_codes(long layer, Part part, const uint8_t *codes, const void *scales, long rows, long first,
+                   long spread);
+    // Rows `from` to `to` of what was put there, row by row again.
+    void take_codes(long layer, Part part, uint8_t *codes, void *scales, long from, long to, long first, long spread);
+    // Give a part's memory back; no step can be run afterwards.
+    void drop(long layer, Part part);
     void put_bias(long layer, Part part, const float *source, long rows, long first, long spread);
     void put_norm(long layer, int which, const float *source);
     // What a packed row stands for.
@@ -101,6 +112,7 @@ private:
     };
     using Next = std::atomic<long>;
     Packed &part(long layer, Part which);
+    static void put_scales(const Matrix &matrix, long row, long index, const void *scales);
     const char *check(const Step &step) const;
     void prepare(const Step &step);
     void part_text(const Step &step);
@@ -136,6 +148,7 @@ private:
     };
     std::vector<Counter> counters_;  // of the tasks taken, one per stage
     std::atomic<bool> is_busy_{false};
+    bool is_whole_ = true;  // no part was dropped
     const Step *step_ = nullptr;
     const int64_t *ranges_ = nullptr, *range_ends_ = nullptr;  // the step's, or those of a text's rows
     std::vector<int64_t> text_ranges_, text_ends_;
