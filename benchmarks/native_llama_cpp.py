@@ -18,9 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-# They are in no environment of ours.
-import gguf  # pyright: ignore[reportMissingImports]
-import llama_cpp as native  # pyright: ignore[reportMissingImports]
 import numpy as np
 
 HEAD = {"Q4_0": "Q8_0"}  # the head of 4-bit files has 8 bits, as ours has
@@ -28,6 +25,8 @@ HEAD = {"Q4_0": "Q8_0"}  # the head of 4-bit files has 8 bits, as ours has
 
 def write(given: dict[str, Any]) -> None:
     """A Llama whose layers all hold the same random numbers: what a step costs does not depend on them."""
+    import gguf  # pyright: ignore[reportMissingImports]  # it is in no environment of ours
+
     drawn = np.random.default_rng(0)
     hidden, inner, tokens = given["hidden_size"], given["intermediate_size"], given["vocab_size"]
     heads, stored = given["num_attention_heads"], given["num_key_value_heads"]
@@ -79,7 +78,8 @@ def write(given: dict[str, Any]) -> None:
 class Texts:
     """An opened model with the keys and values of some texts."""
 
-    def __init__(self, given: dict[str, Any]) -> None:
+    def __init__(self, native: Any, given: dict[str, Any]) -> None:
+        self.native = native
         self.context, self.rows = given["context"], given["rows"]
         native.llama_backend_init()
         settings = native.llama_model_default_params()
@@ -107,9 +107,9 @@ class Texts:
             self.batch.seq_id[number][0] = row
             self.batch.logits[number] = told
         self.batch.n_tokens = len(places)
-        if code := native.llama_decode(self.state, self.batch):
+        if code := self.native.llama_decode(self.state, self.batch):
             raise SystemExit(f"llama_decode ended with {code}")
-        native.llama_synchronize(self.state)
+        self.native.llama_synchronize(self.state)
 
     def step(self, rows: int) -> float:
         """Milliseconds of one token of each of the first texts; it is forgotten again."""
@@ -117,7 +117,7 @@ class Texts:
         self.run([(row, self.context) for row in range(rows)])
         took = 1000 * (time.perf_counter() - begun)
         for row in range(rows):
-            native.llama_memory_seq_rm(self.memory, row, self.context, -1)
+            self.native.llama_memory_seq_rm(self.memory, row, self.context, -1)
         return took
 
 
@@ -125,12 +125,14 @@ def main() -> None:
     """Prepare, say so, and answer line by line."""
     told = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever else is printed goes to stderr
+    import llama_cpp as native  # pyright: ignore[reportMissingImports]  # it is in no environment of ours
+
     given = json.loads(sys.argv[1])
     silent = native.llama_log_callback(lambda _level, _text, _data: None)
     native.llama_log_set(silent, ctypes.c_void_p(0))
     if not Path(given["file"]).exists():
         write(given)
-    texts = Texts(given)
+    texts = Texts(native, given)
     print(json.dumps({"version": native.__version__, "bytes": Path(given["file"]).stat().st_size}), file=told)
     for line in sys.stdin:
         asked = json.loads(line)

@@ -229,6 +229,8 @@ def test_the_largest_score_is_argmax(dtype, vocabulary):
     largest = Largest()
     assert largest(rows) == largest(rows) == wanted
     assert largest(rows[2:3]) == wanted[2:3]
+    wider = torch.cat([rows, torch.full_like(rows[:, :3], torch.inf)], dim=1)  # as native rows are
+    assert largest(wider[:, :vocabulary]) == wanted
 
 
 def test_scores_are_computed_for_the_last_position_alone():

@@ -48,7 +48,7 @@ def vlm(monkeypatch: pytest.MonkeyPatch) -> VLM:
     monkeypatch.setattr(running, "answer_stream", answer_stream)
     model = SimpleNamespace(dtype=torch.float32, device=torch.device("cpu"))
     family = SimpleNamespace(name="scripted", title="Scripted")
-    return cast(VLM, SimpleNamespace(model=model, family=family, name="scripted"))
+    return cast(VLM, SimpleNamespace(model=model, family=family, name="scripted", folder=None))
 
 
 @pytest.fixture

@@ -15,7 +15,10 @@ from tests.parity.golden_llava import CLIP, FOLDER
 
 from beholder import families, load
 from beholder.checkpoints.loader import open_model
+from beholder.cli import main
 from beholder.core.errors import CheckpointError, ConfigError
+from beholder.evaluation.run import style_of
+from beholder.evaluation.task import PLAIN
 from beholder.training import adapters
 from beholder.training.run import open_start, run
 from beholder.training.sections import Adapters, Start
@@ -88,6 +91,44 @@ def test_an_adapter_folder_is_opened_like_a_model(name: str, tmp_path: Path, lla
         load(final)
     with closing(load(final, base=stage.model, dtype="float32")) as given:
         torch.testing.assert_close(logits(given.model, given.processor), expected, rtol=0, atol=1e-6)
+
+
+def test_an_adapter_of_the_built_in_model_is_scored_as_that_is(tmp_path: Path) -> None:
+    """Both learned no endings, so both are asked a benchmark's questions as they stand."""
+    write_rows(tmp_path)
+    data = [{"rows": tmp_path / "rows.json", "pictures": tmp_path}]
+    settings = {"data": data, "lora": LORA, "trainable": [], "learning_rate": 1e-2}
+    stage = recipe("qh360vl", Path("beholder-mini"), tmp_path / "out", **settings)
+    final = run(stage, open_start(stage))
+    with closing(load(final)) as vlm, closing(load()) as plain:
+        assert vlm.folder == plain.folder
+        assert style_of(vlm) == style_of(plain) == PLAIN
+
+
+def test_fewer_rows_than_a_batch_are_told(tmp_path: Path, llama3_tokenizer: Any) -> None:
+    with pytest.raises(ConfigError, match="8 rows are less than one batch of device_batch 9 x 1 processes"):
+        trained("llava", tmp_path, llama3_tokenizer, lora=LORA, device_batch=9, global_batch=9)
+
+
+def test_inspect_tells_of_which_model_an_adapter_is(
+    tmp_path: Path, llama3_tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage, _, _, final = trained("llava", tmp_path, llama3_tokenizer, lora=LORA)
+    assert "{'loss'" not in capsys.readouterr().out, "the log is told once"
+    assert main(["inspect", str(final), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    files = [load_file(final / name) for name in ("adapter_model.safetensors", "trained.safetensors")]
+    tensors = [tensor for file in files for tensor in file.values()]
+    assert (told["adapter_of"], told["rank"], told["problems"]) == (stage.model, 2, [])
+    assert told["parameters"] == sum(tensor.numel() for tensor in tensors)
+    assert main(["inspect", str(final)]) == 0
+    assert capsys.readouterr().out.endswith("whole: yes\n")
+    assert main(["doctor", str(final)]) == 0
+    assert capsys.readouterr().out.startswith(f"{final}: an adapter\n")
+    Path(stage.model).rename(tmp_path / "elsewhere")
+    assert main(["inspect", str(final)]) == 3
+    assert "problem: there is no folder" in capsys.readouterr().out
+    assert main(["inspect", str(final), "--base", str(tmp_path / "elsewhere")]) == 0
 
 
 def test_an_adapter_of_visual_experts_and_tower(tmp_path: Path, llama3_tokenizer: Any) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
+
+import pytest
 
 from beholder.generation.blocks import BlockPool, BlockTable
 
@@ -17,6 +20,20 @@ def test_neighbouring_blocks_are_one_range():
     assert [table.place(position) for position in (0, 11, 12)] == [12, 23, 36]
     assert table.clear() == [3, 4, 5, 9]
     assert table.ranges(0, 4) == []
+
+
+@pytest.mark.parametrize("blocks", [[], [3], [3, 4, 5], [5, 4, 3], [2, 3, 7, 8, 6]])
+def test_ranges_are_the_places_of_the_positions(blocks: list[int]):
+    """Also of tables in one run, which take a shorter way, and beyond either end."""
+    table = BlockTable(3)
+    table.extend(blocks)
+    length = 3 * len(blocks)
+    for start in range(-1, length + 2):
+        for stop in range(start, length + 3):
+            ranges = table.ranges(start, stop)
+            found = [place for first, last in ranges for place in range(first, last)]
+            assert found == [table.place(at) for at in range(max(start, 0), min(stop, length))]
+            assert all(one[1] != other[0] for one, other in pairwise(ranges))
 
 
 def test_a_request_grows_in_one_run_beside_another():

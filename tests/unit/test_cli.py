@@ -13,6 +13,7 @@ import pytest
 import beholder
 from beholder import cli
 from beholder.cli.aliases import translate
+from beholder.cli.commands import commands
 from beholder.core.errors import CheckpointError, ConfigError, InputError
 
 
@@ -67,6 +68,12 @@ def test_help_of_a_group(capsys):
 def test_help_of_a_verb(name, capsys):
     assert cli.main([*name.split(), "--help"]) == 0
     assert f"Usage: beholder {name}" in capsys.readouterr().out
+
+
+def test_every_argument_and_option_says_what_it_is():
+    assert not [
+        f"{verb.name} {given.name}" for verb in commands() for given in verb.parameters if not given.help
+    ]
 
 
 def test_version(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 
 import pytest
 import torch
@@ -23,6 +24,19 @@ def test_keys_and_values_keep_to_their_bytes_and_take_what_the_formula_says():
     config = model().config.text_config
     per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
     assert stats.bytes_held == per_token * BLOCK * (stats.blocks + 1)
+
+
+def test_native_steps_tell_how_long_they_took():
+    """The forward of rows that answer is in there, so what a step costs beside it is known."""
+    engine, other = Engine(model(), block=BLOCK, native=True), Engine(model(), block=BLOCK, native=False)
+    first = engine.submit(prompt("cc"), SAMPLINGS[0])
+    while not first.ids:  # the prompt is PyTorch's to read
+        engine.step()
+    read, begun = engine.stats().native_seconds, time.perf_counter()
+    rest(first)
+    assert 0 < engine.stats().native_seconds - read < time.perf_counter() - begun
+    rest(other.submit(prompt("cc"), SAMPLINGS[0]))
+    assert other.stats().native_seconds == 0
 
 
 def test_a_step_keeps_to_its_threads_and_leaves_others_theirs():

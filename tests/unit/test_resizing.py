@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from beholder.core.errors import InputError
 from beholder.families.llava.views import LlavaImageProcessor
 from beholder.families.qh360vl.views import QH360VLImageProcessor
-from beholder.processing import images, resizing
+from beholder.processing import images, pages, resizing
 from beholder.processing.images import adopt_picture, normalise, open_picture, open_pictures, pad_to_square
 from beholder.processing.resizing import resize, resize_on_square
 
@@ -32,6 +34,7 @@ def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "strips":
         monkeypatch.setattr(resizing, "LARGE", 1)
         monkeypatch.setattr(resizing, "STRIP", 7)
+        monkeypatch.setattr(resizing, "LARGE_DOWN", 1)
     return request.param
 
 
@@ -66,6 +69,8 @@ def test_large_pictures_are_cut_into_strips(cores: int, monkeypatch: pytest.Monk
     monkeypatch.setattr(resizing, "threads", lambda: cores)
     wide, tall = noise((2100, 1003)), noise((1003, 2100))
     wanted = [bicubic(pad_to_square(image, COLOUR), (56, 56)).tobytes() for image in (wide, tall)]
+    cut_down = resize_on_square(wide, COLOUR, 300).tobytes()
+    assert cut_down == bicubic(pad_to_square(wide, COLOUR), (300, 300)).tobytes()
     rows: list[int] = []
     shrink = Image.Image.resize
 
@@ -77,6 +82,30 @@ def test_large_pictures_are_cut_into_strips(cores: int, monkeypatch: pytest.Monk
     assert [resize_on_square(image, COLOUR, 56).tobytes() for image in (wide, tall)] == wanted
     in_strips = ([1003] if cores == 1 else [128] * 7 + [107], [128] * 16 + [52])
     assert sorted(rows) == sorted([*in_strips[0], 56, *in_strips[1], 56])
+
+
+@given(
+    width=st.integers(1, 260), height=st.integers(1, 260), side=st.integers(1, 80), strip=st.integers(1, 40),
+    cores=st.integers(1, 4), seed=st.integers(0, 9),
+)  # fmt: skip
+@settings(max_examples=120, deadline=None, derandomize=True)
+def test_any_shape_in_any_strips(width: int, height: int, side: int, strip: int, cores: int, seed: int):
+    """Also where colours are as far apart as they can be, which the filter overshoots."""
+    image = noise((width, height), seed)
+    if seed % 2:
+        image = image.point(([0] * 128 + [255] * 128) * 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resizing, "threads", lambda: cores)
+        patch.setattr(resizing, "LARGE", 1)
+        patch.setattr(resizing, "LARGE_DOWN", 1)
+        patch.setattr(resizing, "STRIP", strip)
+        padded = resize_on_square(image, COLOUR, side)
+        stretched = resize(image, (side, side + 3))
+    assert padded.tobytes() == bicubic(pad_to_square(image, COLOUR), (side, side)).tobytes()
+    between = image
+    if height - side - 3 > max(0, 2 * (width - side)):
+        between = bicubic(image, (width, side + 3))
+    assert stretched.tobytes() == bicubic(between, (side, side + 3)).tobytes()
 
 
 def test_a_narrow_strip_of_a_picture_takes_no_square():
@@ -132,6 +161,54 @@ def test_a_file_is_opened_without_a_copy(kind: str, progressive: bool, monkeypat
     assert picture.tobytes() == wanted
     picture.putpixel((0, 0), (1, 2, 3))
     assert picture.getpixel((0, 0)) == (1, 2, 3)
+
+
+@pytest.mark.skipif(not pages.HAS_LARGE_PAGES, reason="large pages are Linux's")
+@pytest.mark.parametrize("kind", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_pixels_in_large_pages_are_those_of_plain_memory(
+    kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    file, mapped = jpeg(noise((301, 207)), **kind), 0
+    with Image.open(io.BytesIO(file)) as plain:
+        wanted = plain.convert("RGB")
+    monkeypatch.setattr(pages, "LARGE", 1)
+    made = Image.frombuffer
+
+    def counting(*args: Any) -> Image.Image:
+        nonlocal mapped
+        mapped += 1
+        return made(*args)
+
+    monkeypatch.setattr(Image, "frombuffer", counting)
+    picture = open_picture(file)
+    assert mapped == 1
+    assert (picture.mode, picture.im.mode, picture.getbands()) == ("RGB", "RGB", ("R", "G", "B"))
+    assert picture.tobytes() == wanted.tobytes()
+    assert resize(picture, (56, 56)).tobytes() == resize(wanted, (56, 56)).tobytes()
+    copy = picture.copy()
+    picture.putpixel((0, 0), (1, 2, 3))
+    assert picture.getpixel((0, 0)) == (1, 2, 3)
+    assert copy.tobytes() == wanted.tobytes()
+    with pytest.raises(InputError, match="truncated or damaged"):
+        open_picture(file[: len(file) // 2])
+    turned = Image.Exif()
+    turned[images.ORIENTATION_TAG] = 6
+    sideways = open_picture(jpeg(noise((301, 207)), exif=turned, **kind))
+    assert sideways.tobytes() == wanted.transpose(Image.Transpose.ROTATE_270).tobytes()
+
+
+def test_a_system_without_large_pages_gives_others(monkeypatch: pytest.MonkeyPatch):
+    class Refused:
+        def __init__(self, *_: Any) -> None:
+            raise OSError("no memory of that kind")
+
+    file = jpeg(noise((64, 48)))
+    wanted = open_picture(file).tobytes()
+    monkeypatch.setattr(pages, "LARGE", 1)
+    monkeypatch.setattr(pages.mmap, "mmap", Refused)
+    assert open_picture(file).tobytes() == wanted
+    monkeypatch.setattr(pages, "HAS_LARGE_PAGES", False)
+    assert open_picture(file).tobytes() == wanted
 
 
 def test_only_what_is_given_up_is_not_copied():

@@ -57,6 +57,8 @@ def test_a_folder_is_rows(tmp_path: Path) -> None:
     assert (question.text, len(question.pictures)) == ("CAPTCHA:", 1)
     with pytest.raises(InputError, match="no folder"):
         list(folder_rows(Source(rows=tmp_path / "no", pictures=tmp_path, form="folder", prompt="x")))
+    with pytest.raises(InputError, match="give the same folder"):
+        list(folder_rows(Source(rows=tmp_path, pictures=tmp_path / "in", form="folder", prompt="x")))
 
 
 def test_weights_repeat_rows_and_choose_the_rest_alike_each_time() -> None:

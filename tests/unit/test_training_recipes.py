@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from beholder.core.errors import ConfigError
 from beholder.training.assemble import geometries, geometry, weightless
 from beholder.training.estimates import count, told
 from beholder.training.run import planned_model
 from beholder.training.schedules import plateau_cosine
-from beholder.training.stages import check_recipe, read_recipe
+from beholder.training.sections import Adapters, Start
+from beholder.training.stages import Recipe, Source, check_recipe, read_recipe
 
 # The scripts of haotian-liu/LLaVA c121f04 (scripts/v1_5), OpenGVLab/InternVL 568dcb7 (internvl_chat_llava)
 # and THUDM/CogVLM 8bd8be9 (finetune_demo), as they set them.
@@ -172,3 +174,24 @@ def test_recipes_that_contradict_themselves(changes: dict[str, Any], said: str) 
     values = read_recipe("mini/align").model_dump() | changes
     with pytest.raises(ConfigError, match=said):
         check_recipe(values, "test")
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["name.inside=1", "data.first.pictures=a", "data.7.pictures=a", "lora=[q_proj", "data=[{rows: a"],
+)
+def test_overrides_without_a_place_or_a_value(override: str) -> None:
+    with pytest.raises(ConfigError, match=r"^(the value of )?override "):
+        read_recipe("mini/align", [override])
+
+
+@pytest.mark.parametrize("text", ["", "- name: mine\n", "mine\n"])
+def test_a_file_without_settings(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="holds no settings"):
+        read_recipe(str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize("part", [Recipe, Source, Adapters, Start])
+def test_every_key_says_what_it_is(part: type[BaseModel]) -> None:
+    assert not [name for name, field in part.model_fields.items() if not field.description]

@@ -9,14 +9,21 @@ NOT_HELD = 3
 
 
 def draw(
-    out: Path,
-    scenes: int = 1000,
-    seed: int = 0,
-    split: str = "train",
-    fonts: Path | None = None,
-    workers: int = 1,
-    rounds: int = 8,
-    start: int = 0,
+    out: Annotated[
+        Path, Argument(help="A new folder: pictures in images/, questions and answers in conversations.json.")
+    ],
+    scenes: Annotated[int, Option(help="How many pictures.")] = 1000,
+    seed: Annotated[int, Option(help="Another number draws other pictures; the same draws the same.")] = 0,
+    split: Annotated[
+        str,
+        Option(help="train, validation or test, which share no scene; the last two write questions.json."),
+    ] = "train",
+    fonts: Annotated[
+        Path | None, Option(help="Typefaces beside Pillow's own: a folder of font files.", show_default=False)
+    ] = None,
+    workers: Annotated[int, Option(help="Processes that draw.")] = 1,
+    rounds: Annotated[int, Option(help="The most questions about a picture.")] = 8,
+    start: Annotated[int, Option(help="The number of the first picture, to draw a set in parts.")] = 0,
     crowded: Annotated[
         bool, Option(help="Sheets full of things and words, without questions: for a tower's warm-up.")
     ] = False,
@@ -54,15 +61,15 @@ def draw(
 
 def captchas(
     out: Annotated[Path, Argument(help="A new folder; each picture's name begins with what is written.")],
-    pictures: Annotated[int, Option(min=1)] = 10_000,
+    pictures: Annotated[int, Option(min=1, help="How many.")] = 10_000,
     hand: Annotated[
         str, Option(help="captcha, or plain: little disturbed, one to six letters, to learn reading from.")
     ] = "captcha",
-    seed: int = 0,
+    seed: Annotated[int, Option(help="Another number draws other pictures; the same draws the same.")] = 0,
     fonts: Annotated[
         Path | None, Option(help="Typefaces beside Pillow's own: a folder of font files.", show_default=False)
     ] = None,
-    workers: Annotated[int, Option(min=1)] = 1,
+    workers: Annotated[int, Option(min=1, help="Processes that draw.")] = 1,
     other: Annotated[
         bool, Option("--other", help="Drawn by the package `captcha` instead, as it comes; to test on.")
     ] = False,

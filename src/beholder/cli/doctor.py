@@ -23,6 +23,7 @@ def doctor(
 ) -> None:
     """Tell what is wrong with a checkpoint and what to do: exit code 3 unless `load` would open it whole."""
     from beholder.api import checkpoint_folder
+    from beholder.checkpoints.adapter_symptoms import holds_adapter_alone
     from beholder.checkpoints.doctor import diagnose
     from beholder.core.troubles import trouble_of
     from beholder.families import identify_folder
@@ -39,6 +40,8 @@ def doctor(
         kind = (
             f"{found.title}, {found.layout} layout, {found.tensors} tensors"
             if found.layout
+            else "an adapter"
+            if holds_adapter_alone(folder)
             else "not identified"
         )
         print(f"{found.path}: {found.title if found.title and not found.layout else kind}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from beholder import mini
 from beholder.api import BUILT_IN
 from beholder.core.errors import ConfigError
 from beholder.core.records import RunRecord
@@ -125,8 +126,9 @@ def family_of(vlm: VLM | RemoteModel) -> str:
 
 
 def style_of(vlm: VLM | RemoteModel) -> str:
-    """How a model is asked unless somebody says otherwise; the built-in one learned no endings."""
-    return PLAIN if vlm.name == BUILT_IN else family_of(vlm)
+    """How a model is asked if nobody says; the built-in one and its adapters learned no endings."""
+    is_built_in = vlm.name == BUILT_IN if isinstance(vlm, RemoteModel) else vlm.folder == mini.FOLDER
+    return PLAIN if is_built_in else family_of(vlm)
 
 
 def in_template(vlm: VLM | RemoteModel, name: str | None) -> VLM | RemoteModel:

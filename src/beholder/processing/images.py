@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from beholder.core.errors import InputError
+from beholder.processing.pages import give_room
 from beholder.processing.resizing import threads
 from beholder.processing.sources import opened_source
 
@@ -132,6 +133,8 @@ def _to_rgb(image: Image.Image, name: str, *, is_ours: bool = False) -> Image.Im
     if image.width * image.height == 0:
         raise InputError(f"{name} has no pixels ({image.width} x {image.height})")
     try:
+        if is_ours:
+            give_room(image)
         image.load()
         picture = _upright(_flatten(image, name, is_ours), _orientation(image, name))
     except InputError:

@@ -94,9 +94,8 @@ def told(model: Any, recipe: Recipe, rows: int | None, processes: int) -> str:
     if time is None:
         lines.append("time: unknown, because the rows are not here to be counted")
     else:
-        lines.append(
-            f"time about {time / 3600:.1f} h if each process has a {DEVICE} at 40 % of its bf16 peak"
-        )
+        shown = f"{time / 3600:.1f} h" if time > 360 else f"{max(1.0, time):.0f} s"
+        lines.append(f"time about {shown} if each process has an {DEVICE} at 40 % of its bf16 peak")
     return "\n".join(lines)
 
 

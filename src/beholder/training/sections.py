@@ -17,22 +17,22 @@ class Start(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    geometry: str
-    language_model: str
-    vision_tower: str
+    geometry: str = Field(description="a name in geometries.yaml: how large each part is")
+    language_model: str = Field(description="folder or hub id")
+    vision_tower: str = Field(description="folder or hub id")
 
 
 class Adapters(BaseModel):
     """Low-rank adapters (LoRA, or DoRA) beside linear layers, through PEFT."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    rank: int = Field(ge=1)
+    rank: int = Field(ge=1, description="width of the two halves; more can learn more, and takes more")
     alpha: float = Field(gt=0, description="the product of the two halves counts alpha / rank")
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of an adapter's input left out")
     targets: dict[str, tuple[str, ...]] = Field(
         min_length=1, description="part of the model -> ends of its linear layers' names, or all"
     )
-    dora: bool = False
+    dora: bool = Field(default=False, description="DoRA: lengths and directions of the weights apart")
     quantize: Literal["none", "4bit"] = Field(
         default="none", description="4bit keeps the adapted part in nf4 (QLoRA), which needs bitsandbytes"
     )

@@ -37,6 +37,11 @@ def folder_rows(source: Source) -> Iterator[dict[str, Any]]:
     """
     if not source.rows.is_dir():
         raise InputError(f"no folder of pictures at {source.rows}")
+    if not source.rows.resolve().is_relative_to(source.pictures.resolve()):
+        raise InputError(
+            f"the folder of pictures {source.rows} is not inside {source.pictures}; with form folder give "
+            "the same folder as rows and pictures"
+        )
     found = sorted(path for path in source.rows.rglob("*") if path.suffix.lower() in PICTURES)
     if not found:
         raise InputError(f"{source.rows} holds no pictures ({', '.join(PICTURES)})")

@@ -22,7 +22,7 @@ class Source(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     rows: Path = Field(description=".json or .jsonl file; with form folder the folder of pictures")
-    pictures: Path
+    pictures: Path = Field(description="folder that the picture paths of the rows start from")
     form: Literal["rows", "folder"] = Field(
         default="rows", description="folder: each picture's answer is in its name or in a .txt beside it"
     )
@@ -48,12 +48,14 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
-    about: str = ""
-    model: str = Field(description="hub id or folder to start from")
+    name: str = Field(description="what the run is called in messages")
+    about: str = Field(default="", description="a sentence for whoever reads the recipe")
+    model: str = Field(description="hub id or folder to start from, or beholder-mini, the built-in one")
     output: Path = Field(description="folder for logs, resumable checkpoints and the trained model")
-    data: tuple[Source, ...] = Field(min_length=1)
-    objective: Literal["answers", "patches"] = "answers"
+    data: tuple[Source, ...] = Field(min_length=1, description="where rows and pictures are; see below")
+    objective: Literal["answers", "patches"] = Field(
+        default="answers", description="patches: a tower alone learns what its patches lie on"
+    )
     start: Start | None = Field(default=None, description="what `model` is made of if it is not there yet")
     geometry: str | None = Field(default=None, description="sizes for a dry run while `model` is not here")
     template: str | None = Field(default=None, description="conversation template, if not the checkpoint's")
@@ -63,31 +65,37 @@ class Recipe(BaseModel):
     trainable: tuple[str, ...] = Field(
         default=(), description="prefixes of parameter names trained in full; * stands for one step of a name"
     )
-    lora: Adapters | None = None
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = Field(gt=0)
+    lora: Adapters | None = Field(default=None, description="adapters that are trained; see below")
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw", description="muon: matrices by Muon, the rest by AdamW"
+    )
+    learning_rate: float = Field(gt=0, description="its peak; LLaVA: 2e-4 for adapters, 2e-5 for all")
     learning_rates: dict[str, float] = Field(
         default_factory=dict, description="prefix -> its own learning rate"
     )
-    weight_decay: float = Field(default=0.0, ge=0)
-    beta1: float = Field(default=0.9, gt=0, lt=1)
-    beta2: float = Field(default=0.999, gt=0, lt=1)
-    epsilon: float = Field(default=1e-8, gt=0)
-    schedule: Literal["cosine", "linear", "constant_with_warmup", "plateau_cosine"] = "cosine"
-    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0, description="of matrices; vectors are never decayed")
+    beta1: float = Field(default=0.9, gt=0, lt=1, description="AdamW's memory of the gradient")
+    beta2: float = Field(default=0.999, gt=0, lt=1, description="AdamW's memory of its square")
+    epsilon: float = Field(default=1e-8, gt=0, description="AdamW's guard against a division by zero")
+    schedule: Literal["cosine", "linear", "constant_with_warmup", "plateau_cosine"] = Field(
+        default="cosine", description="how the learning rate goes down after the warm-up"
+    )
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="share of the steps until the peak")
     max_grad_norm: float = Field(default=1.0, ge=0, description="0 clips nothing")
-    epochs: float | None = Field(default=None, gt=0)
-    steps: int | None = Field(default=None, ge=1)
-    global_batch: int = Field(ge=1)
-    device_batch: int = Field(ge=1)
-    max_length: int = Field(ge=1)
+    epochs: float | None = Field(default=None, gt=0, description="how often all rows are seen; or steps")
+    steps: int | None = Field(default=None, ge=1, description="how many updates are made; or epochs")
+    global_batch: int = Field(ge=1, description="rows of one update, over all processes")
+    device_batch: int = Field(ge=1, description="rows that a process computes at once: memory")
+    max_length: int = Field(ge=1, description="most tokens of a row, its pictures included")
     too_long: Literal["stop", "cut", "drop"] = Field(
         default="stop", description="rows over max_length: an error, cut after the last picture, or left out"
     )
     picture_length: Literal["slots", "one"] = Field(
         default="slots", description="what a picture counts for max_length; one is InternVL-Chat's rule"
     )
-    pad_to_multiple: int = Field(default=1, ge=1)
+    pad_to_multiple: int = Field(
+        default=1, ge=1, description="lengths of batches are rounded up to it, for compile"
+    )
     packing: bool = Field(default=False, description="rows of a batch share sequences and do not see another")
     grouping: Literal["length", "llava", "internvl", "none"] = Field(
         default="length", description="order of rows; llava and internvl are the published orders"
@@ -99,22 +107,30 @@ class Recipe(BaseModel):
     sharding: Literal["none", "fsdp2", "zero1", "zero2", "zero3"] = Field(
         default="none", description="how several processes share the state of training"
     )
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["bf16", "fp32"] = Field(
+        default="bf16", description="number format that is computed in"
+    )
     frozen_precision: Literal["bf16", "fp32"] = Field(
         default="fp32", description="number format of the weights that are not trained"
     )
     tf32: bool = Field(default=False, description="on GPUs that have it, for what stays in float32")
-    compile: bool = False
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    gradient_checkpointing: bool = False
-    workers: int = Field(default=1, ge=0)
-    save_every: int = Field(default=500, ge=1)
-    keep: int = Field(default=2, ge=1)
-    log_every: int = Field(default=10, ge=1)
-    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    compile: bool = Field(default=False, description="compile the model; worth it for long runs only")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        default="sdpa", description="how attention is computed; the last one needs flash-attn and a GPU"
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute layers twice instead of keeping what they gave: less memory"
+    )
+    workers: int = Field(default=1, ge=0, description="processes that read rows ahead; 0: the run itself")
+    save_every: int = Field(default=500, ge=1, description="steps between points that a run resumes from")
+    keep: int = Field(default=2, ge=1, description="how many of these points are kept, the newest")
+    log_every: int = Field(default=10, ge=1, description="steps between lines of the log")
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        default=("tensorboard",), description="where the log goes besides log.jsonl"
+    )
     sample_every: int | None = Field(default=None, ge=1, description="answer some rows every so many steps")
     samples: int = Field(default=2, ge=1, description="how many rows are answered")
-    seed: int = 0
+    seed: int = Field(default=0, description="of the adapters' start and the order of rows")
 
     def model_post_init(self, _context: Any) -> None:
         """Checks that need more than one field."""
@@ -175,6 +191,8 @@ def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"recipe {name_or_path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {name_or_path} holds no settings; write them as `key: value`, one a line")
     for override in overrides:
         apply_override(values, override)
     return check_recipe(values, name_or_path)
@@ -187,9 +205,17 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r} is not key=value")
     place: Any = values
     *path, last = key.split(".")
-    for part in path:
-        place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
-    place[int(last) if isinstance(place, list) else last] = yaml.safe_load(text)
+    try:
+        for part in path:
+            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+        place[int(last) if isinstance(place, list) else last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of override {override!r} is not valid YAML: {error}") from error
+    except (ValueError, IndexError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"override {override!r} has no place in the recipe; dots reach inside and positions of lists are "
+            "numbers from 0, as in data.0.pictures=FOLDER"
+        ) from error
 
 
 def check_recipe(values: dict[str, Any], origin: str) -> Recipe:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Trainer
+from transformers import PrinterCallback, Trainer
 
 from beholder.core.errors import BeholderError, ConfigError, InputError
 from beholder.training import adapters
@@ -154,6 +154,7 @@ def train(recipe: Recipe, model: Any, processor: Any, *, accept_changes: bool = 
     else:
         subject, dataset = model, Conversations(sources, processor)
         collator = collator_for(recipe, processor, model)
+    refuse_less_than_a_batch(len(dataset), recipe)
     trainer = trainer_for(recipe, subject, dataset, collator, processor)
     if recipe.compile:
         # The check that slots and features agree reads one number; without this it would cut the graph.
@@ -167,6 +168,15 @@ def train(recipe: Recipe, model: Any, processor: Any, *, accept_changes: bool = 
         with plainly():
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     return write_outcome(trainer, model, processor, recipe)
+
+
+def refuse_less_than_a_batch(rows: int, recipe: Recipe) -> None:
+    """`ConfigError` where an epoch holds no whole batch: what is left over of one is never seen."""
+    if rows < recipe.device_batch * world():
+        raise ConfigError(
+            f"recipe {recipe.name}: {rows} rows are less than one batch of device_batch "
+            f"{recipe.device_batch} x {world()} processes; lower device_batch and global_batch, or add rows"
+        )
 
 
 @contextmanager
@@ -217,5 +227,6 @@ def trainer_for(
         train_dataset=dataset,
         callbacks=watchers,
     )
+    trainer.remove_callback(PrinterCallback)  # it would print each line of the journal again, as a dict
     trainer.recipe, trainer.journal = recipe, journal
     return trainer
