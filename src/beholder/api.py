@@ -124,8 +124,8 @@ def checkpoint_folder(name: str | Path | None = None, *, download: bool = True) 
 class VLM:
     """A model with its processor. May be used from several threads, whose requests are run together.
 
-    `engine` are settings of its `Engine`, such as `kv_memory`. `folder`, which `load` sets, holds its weights,
-    and of an adapter those of the model that it was trained on.
+    `engine` are settings of its `Engine`, such as `kv_memory`. `folder`, which `load` sets, has the weights;
+    for an adapter it has those of the model that it was trained on.
     """
 
     folder: Path | None = None
