@@ -16,20 +16,19 @@ were read.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from native_peer import LLAMA_CPP, llama_cpp
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from beholder.core.records import capture
@@ -46,8 +45,6 @@ GEOMETRY = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 2048,
 }
-
-LLAMA_CPP = {"bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
 
 
 def make_model(layers: int) -> LlamaForCausalLM:
@@ -93,43 +90,6 @@ def peer_step(model: LlamaForCausalLM, rows: int, context: int) -> Callable[[], 
     return step
 
 
-class LlamaCpp:
-    """llama.cpp in a process of its own, which rests until it is asked."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        self.about = self._line()
-
-    def _line(self) -> Any:
-        line = self.process.stdout.readline() if self.process.stdout else ""
-        if not line:
-            raise SystemExit(f"llama.cpp ended with {self.process.wait()}")
-        return json.loads(line)
-
-    def milliseconds(self, rows: int, steps: int) -> float:
-        """Median of some steps after one that is not counted."""
-        if self.process.stdin:
-            print(json.dumps({"rows": rows, "steps": steps}), file=self.process.stdin, flush=True)
-        return float(self._line())
-
-
-@contextmanager
-def llama_cpp(kind: str, folder: str, options: argparse.Namespace) -> Iterator[LlamaCpp]:
-    """A process with a model of the same geometry in a format of llama.cpp."""
-    given = {
-        **GEOMETRY, "layers": options.layers, "kind": kind, "file": f"{folder}/{kind}.gguf",
-        "context": options.context, "rows": max(options.batches), "threads": torch.get_num_threads(),
-    }  # fmt: skip
-    command = [options.llama_cpp, str(HERE / "native_llama_cpp.py"), json.dumps(given)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        try:
-            yield LlamaCpp(process)
-        finally:
-            process.kill()
-
-
 def milliseconds(step: Callable[[], Any], steps: int) -> float:
     """Median of some steps after one that is not counted."""
     step()
@@ -148,10 +108,15 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     trunks = {name: PackedTrunk.of(model, name, **more) for name in options.weights}
     memory = make_memory(model, most, options.context)
     times: dict[str, list[float]] = defaultdict(list)
+    geometry = {**GEOMETRY, "layers": options.layers}
     with torch.inference_mode(), ExitStack() as opened:
         folder = opened.enter_context(tempfile.TemporaryDirectory()) if options.llama_cpp else ""
         peers = {
-            name: opened.enter_context(llama_cpp(LLAMA_CPP[name], folder, options))
+            name: opened.enter_context(
+                llama_cpp(
+                    options.llama_cpp, LLAMA_CPP[name], folder, geometry, rows=most, context=options.context
+                )
+            )
             for name in options.weights
             if options.llama_cpp and name in LLAMA_CPP
         }

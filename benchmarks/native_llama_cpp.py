@@ -52,7 +52,7 @@ def write(given: dict[str, Any]) -> None:
     def add(name: str, made: tuple[Any, Any]) -> None:
         file.add_tensor(name, made[0], raw_dtype=made[1])
 
-    kind = given["kind"]
+    kind: str = given["kind"]
     shapes = {
         "attn_q": (hidden, hidden), "attn_k": (stored * width, hidden), "attn_v": (stored * width, hidden),
         "attn_output": (hidden, hidden), "ffn_gate": (inner, hidden), "ffn_up": (inner, hidden),
@@ -94,18 +94,24 @@ class Texts:
             raise SystemExit(f"llama.cpp does not open {given['file']}")
         self.memory = native.llama_get_memory(self.state)
         self.batch = native.llama_batch_init(512, 0, 1)
-        for row in range(self.rows):
-            for at in range(0, self.context, 512):
-                self.run([(row, place) for place in range(at, min(at + 512, self.context))], told=False)
+        self.prompt_seconds = [self.read(row) for row in range(self.rows)]
+
+    def read(self, row: int) -> float:
+        """Seconds of a whole prompt, of which the last token alone gets scores."""
+        begun = time.perf_counter()
+        for at in range(0, self.context, 512):
+            end = min(at + 512, self.context)
+            self.run([(row, place) for place in range(at, end)], told=end == self.context)
+        return time.perf_counter() - begun
 
     def run(self, places: list[tuple[int, int]], *, told: bool = True) -> None:
-        """One pass over tokens, each a text and a place in it; scores of all or of none."""
+        """One pass over tokens, each a text and a place in it; scores of each text's last or of none."""
         for number, (row, place) in enumerate(places):
             self.batch.token[number] = 7
             self.batch.pos[number] = place
             self.batch.n_seq_id[number] = 1
             self.batch.seq_id[number][0] = row
-            self.batch.logits[number] = told
+            self.batch.logits[number] = told and places[number + 1 : number + 2] != [(row, place + 1)]
         self.batch.n_tokens = len(places)
         if code := self.native.llama_decode(self.state, self.batch):
             raise SystemExit(f"llama_decode ended with {code}")
@@ -133,7 +139,11 @@ def main() -> None:
     if not Path(given["file"]).exists():
         write(given)
     texts = Texts(native, given)
-    print(json.dumps({"version": native.__version__, "bytes": Path(given["file"]).stat().st_size}), file=told)
+    about = {
+        "version": native.__version__, "bytes": Path(given["file"]).stat().st_size,
+        "prompt_seconds": min(texts.prompt_seconds),
+    }  # fmt: skip
+    print(json.dumps(about), file=told)
     for line in sys.stdin:
         asked = json.loads(line)
         texts.step(asked["rows"])

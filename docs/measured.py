@@ -1,4 +1,4 @@
-"""Makes the tables of measurements in scale.md and serving.md from the records in benchmarks/results.
+"""Makes the tables of measurements in pages beside it from the records in benchmarks/results.
 
     python docs/measured.py [--check]
 
@@ -66,6 +66,33 @@ def serving(model: str) -> dict[str, tuple[str, Rows]]:
     }  # fmt: skip
 
 
+def decode(weights: str, peer: str, batch: int) -> Rows:
+    """A step of the native trunk beside its peers'."""
+    ours, theirs = f"{weights}_batch{batch}", f"llama.cpp_{peer}_batch{batch}_ms"
+    return (
+        (f"{weights}, {batch} at once: ms a step, llama.cpp's in {peer}, transformers' in bfloat16",
+         f"{{{ours}_ms:.1f}}, {{{theirs}:.1f}}, {{transformers_batch{batch}_ms:.0f}}", ""),
+        (f"{weights}, {batch} at once: share of the memory's speed", f"{{{ours}_share:.0%}}",
+         "90 %" if batch == 1 else ""),
+    )  # fmt: skip
+
+
+def whole(form: str) -> tuple[str, Rows]:
+    """A 7B model in a form, opened and asked."""
+    return (
+        f"native_whole.py llava-1.5-7b-{form} --tokens {{tokens}} --llama-cpp PYTHON",
+        (
+            (f"LLaVA-1.5 7B in {form}: largest memory, opened and answering", "{peak_gb:.2f} GB",
+             "5.5 GB" if form == "int4" else ""),
+            (f"LLaVA-1.5 7B in {form}: seconds to open", "{open_s:.1f} s", ""),
+            (f"LLaVA-1.5 7B in {form}: ms a token; llama.cpp's of as many bits",
+             "{ms_per_token:.0f}, {peer_ms_per_token:.0f}", "less"),
+            (f"LLaVA-1.5 7B in {form}: first token with a picture; the tower in it; llama.cpp's for so many "
+             "words", "{first_token_ms:.0f} ms, {tower_ms:.0f} ms, {peer_prompt_ms:.0f} ms", ""),
+        ),
+    )  # fmt: skip
+
+
 COMMANDS = {"beholder-mini": "", "llava-1.1b": "llava-1.1b"}
 # page -> name of a record -> command, and lines of (what, how it is said, what is asked for)
 PAGES: dict[str, dict[str, tuple[str, Rows]]] = {"scale.md": {
@@ -128,6 +155,14 @@ PAGES: dict[str, dict[str, tuple[str, Rows]]] = {"scale.md": {
         (("requests drawn by schemathesis: errors that nobody handled, of {samples}",
           "{exceptions:.0f}", "0"),),
     ),
+}, "native-decode.md": {
+    "native_decode": (
+        "native_decode.py --layers {layers} --context {context} --llama-cpp PYTHON",
+        tuple(row for batch in (1, 8) for pair in (("bfloat16", "BF16"), ("int8", "Q8_0"), ("int4", "Q4_0"))
+              for row in decode(*pair, batch)),
+    ),
+    "native-whole-llava-1.5-7b-int4": whole("int4"),
+    "native-whole-llava-1.5-7b-int8": whole("int8"),
 }}  # fmt: skip
 
 

@@ -115,7 +115,7 @@ def test_page_shows_wrong_answers_first_and_escapes(tmp_path):
         {
             "id": "2",
             "question": "<script>alert(1)</script>",
-            "answer": "bad",
+            "answer": "crooked",
             "scores": {"right": False, "expected": "x"},
         },
         {"id": "3", "question": "q3", "error": "no memory"},
@@ -125,7 +125,7 @@ def test_page_shows_wrong_answers_first_and_escapes(tmp_path):
     record = card("gqa v1", "x", accuracy=0.5)
     path = write_report(tmp_path / "out" / "report.html", lines, rows, tmp_path / "data", record)
     page = path.read_text()
-    assert page.index("no memory") < page.index("bad") < page.index("good")
+    assert page.index("no memory") < page.index("crooked") < page.index("good")
     assert "<script>alert" not in page
     assert 'src="../data/images/a%20b%231.png"' in page
     assert 'src="data:image/png;base64,AAAA"' in page
