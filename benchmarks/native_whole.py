@@ -73,7 +73,7 @@ def ours(options: argparse.Namespace) -> tuple[dict[str, float], dict[str, Any]]
     vlm.engine.start()
     rounds = [answer(vlm, number, options.tokens) for number in range(options.rounds)]
     values |= {name: statistics.median(told[name] for told in rounds) for name in rounds[0]}
-    values |= {"peak_gb": peak() / 1e9, "parameters_gb": vlm.engine.stats().packed_bytes / 1e9}
+    values |= {"peak_gb": peak() / 1e9, "packed_gb": vlm.engine.stats().native_bytes / 1e9}
     config = vlm.model.config.get_text_config()
     about = {name: getattr(config, name) for name in GEOMETRY} | {"layers": config.num_hidden_layers}
     told = {"geometry": about, "decode": vlm.engine.stats().decode, "dtype": str(vlm.model.dtype)}

@@ -130,13 +130,13 @@ PAGES: dict[str, dict[str, tuple[str, Rows]]] = {"scale.md": {
         ),
     ),
     "cluster-speed": ("cluster.py speed --requests {samples}", speed("the built-in model")),
-    "cluster-speed-llava-1.1b-fresh": (
-        "cluster.py speed --model llava-1.1b --tokens {tokens} --requests {samples} --fresh",
-        speed("1.1B, a new picture each, {tokens} tokens"),
+    "cluster-speed-llava-1.1b-4-layers-fresh": (
+        "cluster.py speed --model llava-1.1b-4-layers --tokens {tokens} --requests {samples} --fresh",
+        speed("4 layers of 1.1B, a new picture each, {tokens} tokens"),
     ),
-    "cluster-speed-llava-1.1b": (
-        "cluster.py speed --model llava-1.1b --tokens {tokens} --requests {samples}",
-        speed("1.1B, eight pictures, {tokens} tokens"),
+    "cluster-speed-M": (
+        "cluster.py speed --model M --tokens {tokens} --requests {samples}",
+        speed("1.1B, eight known pictures, {tokens} tokens"),
     ),
     **{f"vllm-tokens-{family}": vllm(family) for family in ("360vl", "llava", "internvl", "cogvlm")},
 }, "serving.md": {

@@ -29,6 +29,7 @@ from beholder.generation.native.decode import NativeDecode
 from beholder.generation.native.formats import Packing, plan
 from beholder.generation.native.parts import parts_of
 from beholder.generation.native.trunk import PackedTrunk
+from beholder.generation.packed import PackedWeights
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 ensure_built()
@@ -169,6 +170,15 @@ def test_there_is_one_copy(weights, native_choice):
     assert engine.stats().native_bytes == 0
     with torch.no_grad():
         assert torch.equal(model(IDS).logits, scores)
+
+
+def test_beside_narrow_weights_dense_ones_have_no_second_copies_unless_told():
+    narrow = narrow_llama("int4").bfloat16()
+    assert PackedWeights(narrow, None).limit == 0
+    beside = torch.nn.ModuleList([narrow, torch.nn.Linear(64, 64, dtype=torch.bfloat16)])
+    assert PackedWeights(beside, None).limit == 0
+    assert PackedWeights(beside, 2**20).limit == 2**20
+    assert PackedWeights(beside[1], None).limit > 0
 
 
 def test_of_a_large_trunk_packing_takes_what_the_codes_took():

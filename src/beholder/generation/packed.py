@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from beholder.core.errors import ConfigError
+from beholder.core.narrow_linear import NarrowLinear
 from beholder.generation.cache import device_memory
 
 log = logging.getLogger("beholder")
@@ -51,8 +52,9 @@ class PackedWeights:
     """The copies of one model, at most `limit` bytes; each is made when its layer first computes with one.
 
     0 makes none. Left out, `limit` is what all matrices need, without those `spared`, if weights, copies and
-    `taken` bytes together fill at most four fifths of the memory, else 0. ConfigError if a `limit` is given
-    and the model or this PyTorch cannot have copies.
+    `taken` bytes together fill at most four fifths of the memory, else 0; and 0 for a model with narrow
+    weights, which nobody makes who has memory to spare. ConfigError if a `limit` is given and the model or
+    this PyTorch cannot have copies.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class PackedWeights:
         *,
         spared: Collection[nn.Module] = (),
     ) -> None:
+        if limit is None and any(isinstance(module, NarrowLinear) for module in model.modules()):
+            limit = 0
         self.bytes = self._spared = 0
         self._copies: dict[nn.Linear, Copy] = {}
         layers = [] if limit == 0 else _layers(model)
