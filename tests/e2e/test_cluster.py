@@ -26,7 +26,7 @@ WAIT_SECONDS = 600
 def process(folder: Path, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     with (folder / f"{name}.log").open("wb") as log:
         command = [sys.executable, "-m", "beholder", name, *arguments]
-        environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HOME": str(folder)}
         running = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     try:
         yield running
@@ -88,6 +88,8 @@ def terminators() -> tuple[int, ...]:
 def test_a_cluster_from_its_first_worker_to_its_last(tmp_path):
     """Conversations return to their replica, a killed one is told of, and the other one answers."""
     pytest.importorskip("ray")
+    (tmp_path / ".ray").mkdir()  # as whoever used Ray for something else has it
+    (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     where = f"127.0.0.1:{port}"

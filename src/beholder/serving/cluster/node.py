@@ -27,6 +27,8 @@ STOP_SECONDS = 15.0
 # Ray's own settings; what somebody has set in the environment stays.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
+    # A head would ask for a token wherever one lies in the home folder, and nobody who joins it would send it.
+    "RAY_AUTH_MODE": "disabled",
     "RAY_agent_register_timeout_ms": "120000",  # its agents are slow to start where others need the cores
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
