@@ -27,7 +27,7 @@ STOP_SECONDS = 15.0
 # Ray's own settings; what somebody has set in the environment stays.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
-    # A head would ask for a token wherever one lies in the home folder, and nobody who joins it would send it.
+    # A head would ask for a token wherever one lies in the home folder, and who joins it would send none.
     "RAY_AUTH_MODE": "disabled",
     "RAY_agent_register_timeout_ms": "120000",  # its agents are slow to start where others need the cores
     "RAY_enable_worker_prestart": "0",
