@@ -8,7 +8,8 @@
 
 `kill` ends replicas, and every fourth time a whole node, while requests run; the client asks nothing twice.
 `speed` compares one process, one replica and two replicas, each pinned to one core; with `--fresh` each
-request is about a picture of its own, so prompts are read instead of remembered. `restart` kills the head
+request is about a picture of its own, so prompts are read instead of remembered; how much of the cores went
+to those who answer, and not to clients, controller and Ray, is told beside. `restart` kills the head
 and waits for the models to come back by themselves. `update` replaces a model while requests run.
 `grow` asks more than one replica of `--replicas 1-2` can answer, then nothing. Each writes a record; `kill`,
 `update` and `grow` fail if a request ends in anything but a right answer or an error that asks to come again.
@@ -36,7 +37,16 @@ from typing import Any
 
 import httpx
 from cluster_load import PICTURES, Load
-from cluster_processes import HERE, QUESTIONS, READY_SECONDS, Cluster, cluster, request, terminators
+from cluster_processes import (
+    HERE,
+    QUESTIONS,
+    READY_SECONDS,
+    Cluster,
+    cluster,
+    processor_seconds,
+    request,
+    terminators,
+)
 
 from beholder.core.records import capture, hash_weights
 from beholder.mini import FOLDER
@@ -191,24 +201,30 @@ def speed(given: argparse.Namespace) -> tuple[dict[str, float], dict[str, Any]]:
         alone = f"http://127.0.0.1:{port}"
         wait_for(alone)
 
-        def measure(name: str, url: str) -> None:
+        def measure(name: str, url: str, answering: list[int]) -> None:
             load = Load(url, [SERVED], given.tokens, ends, fresh=given.fresh)
             load.run(given.clients, given.clients)  # what is learned once is learned
             load.ended.clear()
-            values[f"requests a second, {name}"] = given.requests / load.run(given.requests, given.clients)
+            before = processor_seconds(answering)
+            took = load.run(given.requests, given.clients)
+            values[f"requests a second, {name}"] = given.requests / took
+            values[f"cores that answered, {name}"] = (processor_seconds(answering) - before) / took
             if load.ended["right"] != given.requests:
                 raise SystemExit(f"{name}: {load.ended}")
             values[f"seconds of one short answer, {name}"] = single(url)
 
-        measure("one process", alone)
+        measure("one process", alone, [running.processes["alone"].pid])
         running.processes["alone"].terminate()
         running.processes["alone"].wait()
         for count in (1, 2):
             running.worker(f"worker {count}", f"{SERVED}={given.model}", "--cpus", "1", "--pin", *at_once)
             running.wait({SERVED: count})
-            measure(f"replicas: {count}", running.url)
-    one = values["requests a second, one process"]
-    values["two replicas over one process"] = values["requests a second, replicas: 2"] / one
+            replicas = [pid for at in range(count) for pid in running.replicas(f"worker {at + 1}")]
+            measure(f"replicas: {count}", running.url, replicas)
+    one, two = (values[f"requests a second, {name}"] for name in ("one process", "replicas: 2"))
+    values["two replicas over one process"] = two / one
+    got = values["cores that answered, replicas: 2"] / values["cores that answered, one process"]
+    values["the same for the cores they got"] = two / one / got
     name = "seconds of one short answer, "
     values["seconds that the ingress adds"] = values[name + "replicas: 1"] - values[name + "one process"]
     return values, {
