@@ -7,8 +7,8 @@ a simulation of requests that queue, batch and return to the replica that knows 
     python benchmarks/capacity.py check RECORD              # it beside a `cluster.py speed` record
 
 `bounds` multiplies public figures of GPUs by two stated efficiencies; it measures nothing. Prices are what
-you give with --price. `check` takes the speed of one process from the record, predicts that of the replicas,
-and fails if the prediction for two is more than 15 % off.
+you give with --price. `check` takes the speed of one process and the cores that replicas got from the record,
+predicts the replicas' speed, and fails if the prediction for two is more than 15 % off.
 """
 
 from __future__ import annotations
@@ -244,7 +244,10 @@ def check(path: Path) -> int:
     added = max(0.0, values["seconds that the ingress adds"])
     for count in (1, 2):
         name = f"requests a second, replicas: {count}"
-        predicted = Simulation(machine(low, added / 2), count, clients, conversations).run(800)
+        # Clients, controller and Ray run on the same cores; what the replicas got of theirs was measured.
+        cores = [values[f"cores that answered, {who}"] for who in ("one process", f"replicas: {count}")]
+        share = min(1.0, cores[1] / count / cores[0])
+        predicted = Simulation(machine(low / share, added / 2), count, clients, conversations).run(800)
         predicted = predicted["requests a second"]
         error = predicted / values[name] - 1
         worst = abs(error) if count == 2 else worst
