@@ -34,7 +34,6 @@ def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "strips":
         monkeypatch.setattr(resizing, "LARGE", 1)
         monkeypatch.setattr(resizing, "STRIP", 7)
-        monkeypatch.setattr(resizing, "LARGE_DOWN", 1)
     return request.param
 
 
@@ -97,7 +96,6 @@ def test_any_shape_in_any_strips(width: int, height: int, side: int, strip: int,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resizing, "threads", lambda: cores)
         patch.setattr(resizing, "LARGE", 1)
-        patch.setattr(resizing, "LARGE_DOWN", 1)
         patch.setattr(resizing, "STRIP", strip)
         padded = resize_on_square(image, COLOUR, side)
         stretched = resize(image, (side, side + 3))

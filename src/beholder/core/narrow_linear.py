@@ -155,3 +155,8 @@ class NarrowLinear(nn.Module):
 
 def _fixed(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor.detach(), requires_grad=False)
+
+
+def is_narrow(model: nn.Module) -> bool:
+    """Whether any layer of a model is stored narrow."""
+    return any(isinstance(module, NarrowLinear) for module in model.modules())

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from beholder.core.errors import ConfigError
-from beholder.core.narrow_linear import NarrowLinear
+from beholder.core.narrow_linear import is_narrow
 from beholder.generation.cache import device_memory
 
 log = logging.getLogger("beholder")
@@ -65,7 +65,7 @@ class PackedWeights:
         *,
         spared: Collection[nn.Module] = (),
     ) -> None:
-        if limit is None and any(isinstance(module, NarrowLinear) for module in model.modules()):
+        if limit is None and is_narrow(model):
             limit = 0
         self.bytes = self._spared = 0
         self._copies: dict[nn.Linear, Copy] = {}

@@ -1,8 +1,7 @@
 """Pillow's antialiased bicubic filter to the last bit, with less work for large pictures.
 
 It works in two passes, across and then down, that each round to bytes. Rows do not depend on each other in
-the first, nor columns in the second, so strips of them may be computed side by side, and a border of one
-colour stays that colour.
+the first, so strips of them may be computed side by side, and a border of one colour stays that colour.
 """
 
 from __future__ import annotations
@@ -19,9 +18,6 @@ BICUBIC = Image.Resampling.BICUBIC
 LARGE = 2**21
 MOST_THREADS = 4
 STRIP = 128  # rows
-# So many pixels make the second pass worth cutting; above the most, Pillow would take a strip for an attack.
-LARGE_DOWN = 2**19
-MOST_DOWN = 2**26
 
 
 def threads() -> int:
@@ -41,7 +37,7 @@ def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     shrinks = image.height - height
     if shrinks > max(0, 2 * (image.width - width)):
         return image.resize((image.width, height), BICUBIC).resize(size, BICUBIC)
-    return _down(_across(image, width), height)
+    return _across(image, width).resize(size, BICUBIC)
 
 
 def resize_shortest_edge(image: Image.Image, side: int) -> Image.Image:
@@ -62,27 +58,10 @@ def resize_on_square(image: Image.Image, colour: Colour, side: int) -> Image.Ima
     above, beside = (edge - image.height) // 2, (edge - image.width) // 2
     across = _across(image, side, edge, beside, colour)
     if above == 0 and across.height == edge:
-        return _down(across, side)
+        return across.resize((side, side), BICUBIC)
     canvas = Image.new("RGB", (side, edge), colour)
     canvas.paste(across, (0, above))
-    return _down(canvas, side)
-
-
-def _down(across: Image.Image, height: int) -> Image.Image:
-    """The second pass: (the picture's width, height)."""
-    width, count = across.width, threads()
-    if count == 1 or width < count or not LARGE_DOWN <= width * across.height <= MOST_DOWN:
-        return across.resize((width, height), BICUBIC)
-
-    def strip(first: int, last: int) -> Image.Image:
-        return across.crop((first, 0, last, across.height)).resize((last - first, height), BICUBIC)
-
-    made = Image.new("RGB", (width, height))
-    borders = [width * number // count for number in range(count + 1)]
-    with ThreadPoolExecutor(count, thread_name_prefix="beholder-picture") as pool:
-        for first, part in zip(borders, pool.map(strip, borders[:-1], borders[1:]), strict=False):
-            made.paste(part, (first, 0))
-    return made
+    return canvas.resize((side, side), BICUBIC)
 
 
 def _across(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from beholder.core.errors import BeholderError, ConfigError
-from beholder.core.narrow_linear import NarrowLinear
+from beholder.core.narrow_linear import NarrowLinear, is_narrow
 from beholder.generation.blocks import BlockTable
 from beholder.generation.cache import Store, device_memory
 from beholder.generation.machine import free_memory, own_memory
@@ -258,7 +258,7 @@ def _own_format(model: Any) -> str:
 
 def _packing(model: Any, choice: bool | str) -> Packing:
     """The form of packed weights: a narrow model's own; ConfigError where another is asked for."""
-    if not any(isinstance(module, NarrowLinear) for module in model.modules()):
+    if not is_narrow(model):
         return Packing(_own_format(model) if choice in (True, AUTO) else str(choice))
     _own_format(model)  # of its dense parts, and of keys and values
     stored = stored_packing(parts_of(model))
@@ -287,13 +287,12 @@ def _check_room(model: Any, parts: TrunkParts, packing: Packing, kv_memory: int)
 
     Weights that are still mapped from their files stand in nobody's account and will be read.
     """
-    told = plan(parts, packing)
-    needed = told.packed + kv_memory
-    held = sum(parameter.nbytes for parameter in model.parameters())
+    needed = plan(parts, packing).packed + kv_memory
+    held, owned = sum(parameter.nbytes for parameter in model.parameters()), _owned(parts)
     is_read = own_memory() >= held
-    held -= _owned(parts)  # given up while it is packed
+    held -= owned  # given up while it is packed
     have, free = device_memory(torch.device("cpu")), free_memory() - max(0, held - own_memory())
-    free += _owned(parts) if is_read else 0
+    free += owned if is_read else 0
     if held + needed > LARGEST_SHARE * have or needed > LARGEST_SHARE * free:
         raise ConfigError(
             f"packed weights of {(needed - kv_memory) / 2**30:.1f} GiB do not fit beside {held / 2**30:.1f} "
