@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from beholder.evaluation import bootstrap
 from beholder.evaluation.intervals import Interval, difference, mean, proportion, wilson
 
 
@@ -58,6 +59,16 @@ def test_mean_of_spread_values():
 
 def test_mean_of_one_group_tells_nothing():
     assert mean([[0.3, 0.5]]) == Interval(0.4, 0.0, 1.0, 2)
+
+
+def test_mean_of_groups_that_are_alike_has_the_width_of_their_count():
+    assert mean([[0.1]] * 30) == Interval(pytest.approx(0.1), *map(pytest.approx, wilson(3, 30)), 30)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_bootstrap_of_what_is_never_or_always_right_counts_groups(value):
+    found = bootstrap.mean([value] * 60, [name for name in range(30) for _ in "ab"])
+    assert found == Interval(value, *wilson(30 * value, 30), 60)
 
 
 def test_difference_as_published():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from beholder.evaluation.intervals import Interval
+from beholder.evaluation.intervals import Interval, wilson
 
 Array = NDArray[np.float64]
 Formula = Callable[[Array], Array]  # sums (..., k) -> figures (...)
@@ -55,8 +55,9 @@ def ratio(above: Array, below: Array) -> Array:
 def mean(values: Iterable[float], groups: Iterable[Hashable] | None = None) -> Interval:
     """The mean of values; `groups` names what belongs together (questions about one picture).
 
-    Where all belong to one group, nothing can be drawn among groups, so the values are drawn one by one: an
-    interval without any width would claim what nobody knows.
+    Where all belong to one group, nothing can be drawn among groups, so the values are drawn one by one.
+    Where nothing is right, or everything, all draws are alike, and the interval is Wilson's for as many
+    outcomes as there are groups: one without any width would claim what nobody knows.
     """
     kept = [float(value) for value in values]
     names: Sequence[Hashable] = range(len(kept)) if groups is None else list(groups)
@@ -67,6 +68,8 @@ def mean(values: Iterable[float], groups: Iterable[Hashable] | None = None) -> I
         total = sums.setdefault(group, [0.0, 0.0])
         total[0] += value
         total[1] += 1
+    if set(kept) in ({0.0}, {1.0}):
+        return Interval(kept[0], *wilson(kept[0] * len(sums), len(sums)), len(kept))
     return figure(list(sums.values()), lambda s: ratio(s[..., 0], s[..., 1]), len(kept))
 
 

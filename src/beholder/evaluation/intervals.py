@@ -54,13 +54,19 @@ def proportion(groups: Sequence[Sequence[bool]]) -> Interval:
 
 
 def mean(groups: Sequence[Sequence[float]]) -> Interval:
-    """The mean of values between 0 and 1, with a normal interval from the variance between groups."""
+    """The mean of values between 0 and 1, with a normal interval from the variance between groups.
+
+    Where no group differs from another no variance can be seen; then the interval is Wilson's of as many
+    proportions as there are groups, which no values between 0 and 1 can need wider.
+    """
     filled = [group for group in groups if group]
     samples = sum(map(len, filled))
     value = sum(map(sum, filled)) / samples
     if len(filled) == 1:
         return Interval(value, 0.0, 1.0, samples)
     reach = Z95 * math.sqrt(_group_variance([(sum(g), len(g)) for g in filled], value))
+    if reach < 1e-9:  # nothing but rounding
+        return Interval(value, *wilson(value * len(filled), len(filled)), samples)
     return Interval(value, max(0.0, value - reach), min(1.0, value + reach), samples)
 
 
