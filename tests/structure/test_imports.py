@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 
 import pytest
 from importlinter.cli import lint_imports
@@ -21,6 +22,11 @@ ROOMS_OF_EXTRAS = ("serving", "training")
 NEVER = {"torchvision", "timm", "xformers", "flash_attn", "apex", "spacy", "einops"}
 
 
+def modules_outside(*rooms: str) -> list[Path]:
+    """The package's modules but those of some rooms."""
+    return [path for path in package_modules() if not any(PACKAGE / room in path.parents for room in rooms)]
+
+
 def test_imports_point_downwards(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     # It would switch off every logger of this process, and with them the tests that read logs after this one.
@@ -29,10 +35,8 @@ def test_imports_point_downwards(monkeypatch, capsys):
     assert outcome == 0, capsys.readouterr().out
 
 
-@pytest.mark.parametrize("path", package_modules(), ids=relative)
+@pytest.mark.parametrize("path", modules_outside(*ROOMS_OF_EXTRAS), ids=relative)
 def test_no_extra_at_the_top_of_a_module(path):
-    if path.relative_to(PACKAGE).parts[0] in ROOMS_OF_EXTRAS:
-        pytest.skip("this room needs its extra as a whole")
     found = _imported(parsed(path).body) & EXTRAS
     assert not found, f"{module_name(path)} imports {sorted(found)} at its top; import inside the function"
 
@@ -43,10 +47,8 @@ def test_nothing_needs_what_we_left_behind(path):
     assert not found, f"{module_name(path)} imports {sorted(found)}"
 
 
-@pytest.mark.parametrize("path", package_modules(), ids=relative)
+@pytest.mark.parametrize("path", modules_outside("serving/cluster"), ids=relative)
 def test_one_importer_of_ray(path):
-    if PACKAGE / "serving" / "cluster" in path.parents:
-        pytest.skip("this is the one room for it")
     assert "ray" not in _imported(ast.walk(parsed(path)))
 
 
