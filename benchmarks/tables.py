@@ -41,7 +41,9 @@ ROWS: dict[str, tuple[tuple[str, str, str, str, str], ...]] = {
     ),
     "memory": (
         ("keys and values", "bytes per token", "kv_bytes_per_token", "", "the formula's"),
-        ("growth over {growth} requests", "bytes per request", "growth_bytes_per_request", "", "none"),
+        ("growth over {growth} requests", "bytes per request", "growth_bytes_per_request", "", ""),
+        ("… in the second half of them", "bytes per request", "growth_bytes_per_request_second_half", "",
+         "none"),
     ),
     "vllm": (
         ("first token, first turn, beside vLLM", "ms", "first_token_ms", "vllm_first_token_ms", ""),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests.parity.golden_llava import (
     FOLDER,
@@ -34,6 +35,7 @@ from beholder.families.llava.config import BeholderLlavaConfig
 from beholder.families.llava.layout import hub, padded, published
 from beholder.families.llava.modeling import LlavaForConditionalGeneration
 from beholder.families.llava.published import is_published
+from beholder.families.llava.views import LlavaImageProcessor
 
 LARGE = {
     "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -266,6 +268,7 @@ PLAIN = """
 import sys
 sys.modules["beholder"] = None  # as where it is not installed: importing it, or from it, is an ImportError
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 folder, inputs, out = sys.argv[1:]
@@ -274,12 +277,15 @@ model, info = AutoModelForImageTextToText.from_pretrained(folder, **options)
 assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
 with torch.no_grad():
     logits = model(**load_file(inputs)).logits
-tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
+processor = AutoProcessor.from_pretrained(folder)
+wide, tall = Image.linear_gradient("L").convert("RGB").resize((90, 40)), Image.new("RGB", (30, 71), "red")
+pixels = processor.image_processor([wide, tall], return_tensors="pt")["pixel_values"]
+tokenizer = processor.tokenizer
 assert tokenizer.convert_tokens_to_ids("<image>") == model.config.image_token_id
 ids = model.generate(**load_file(inputs), max_new_tokens=4, do_sample=True, temperature=100.0,
 max_length=None)
 assert not [name for name in sys.modules if name.startswith("beholder.")]
-save_file({"logits": logits, "ids": ids}, out)
+save_file({"logits": logits, "ids": ids, "pixels": pixels}, out)
 """
 
 
@@ -297,6 +303,10 @@ def test_a_converted_folder_opens_without_this_package(kind, to, tmp_path):
     close(out["logits"][..., :ROWS], recorded(kind)["one_image.logits"])
     new = out["ids"][0, inputs_of(kind, "one_image")["input_ids"].shape[1] :]
     assert int(new.max()) < ROWS, "rows that fill up the vocabulary are never generated"
+    wide = Image.linear_gradient("L").convert("RGB").resize((90, 40))
+    views = LlavaImageProcessor.from_model_config(model_of(kind).config)
+    wanted = views([wide, Image.new("RGB", (30, 71), "red")], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(out["pixels"], wanted, atol=1e-5, rtol=0)
 
 
 def test_an_adapter_is_merged_by_converting(tmp_path):

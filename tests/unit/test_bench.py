@@ -59,7 +59,8 @@ def test_answering_beside_the_peer(capsys, tmp_path):
     assert "transformers" in record.settings["peer"]
 
 
-def test_upkeep_without_the_peer(capsys):
+def test_upkeep_without_the_peer(capsys, monkeypatch):
+    monkeypatch.setattr("beholder.benchmarking.upkeep.SETTLING", 2)
     record = run(capsys, "--no-peer", "--figures", "overhead,memory", "--threads", "1")
     values = record.values
     assert values["kv_bytes_per_token"] == values["kv_bytes_per_token_formula"] > 0
@@ -68,6 +69,14 @@ def test_upkeep_without_the_peer(capsys):
     assert (record.settings["threads"], record.settings["peer"]) == (1, "none")
     assert record.settings["engine"] == {"threads": 1}
     assert not any(name.startswith("peer") for name in values)
+
+
+def test_keys_and_values_in_bytes_take_what_the_formula_says(capsys):
+    record = run(capsys, "--no-peer", "--figures", "memory", "--kv-dtype", "int8")
+    assert (
+        record.values["kv_bytes_per_token"] == record.values["kv_bytes_per_token_formula"] == 2 * 4 * 2 * 68
+    )
+    assert record.settings["engine"] == {"kv_dtype": "int8"}
 
 
 @pytest.mark.slow
@@ -86,6 +95,7 @@ def test_pictures_and_a_cold_start(capsys):
     [
         (["--figures", "speed"], "there are no figures speed; known: first, decode"),
         (["--layers", "2"], "--layers belongs to --random"),
+        (["--kv-dtype", "int4"], "--kv-dtype is 'int4'; it must be int8"),
         (["somewhere", "--random", "llava-1.1b"], "measure either somewhere or --random llava-1.1b"),
         (["--shortest", "9", "--longest", "8"], "--shortest 9 is above --longest 8"),
         (["--random", "llava-9b"], "there is no published size 'llava-9b'"),

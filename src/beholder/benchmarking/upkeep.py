@@ -16,8 +16,9 @@ from beholder.generation.engine import Engine
 from beholder.processing.images import open_picture
 
 STEPS = 60
-SETTLING = 50  # requests after which what is allocated once has been
+SETTLING = 250  # requests after which what is allocated once has been
 GROWTH_PLACES = 2048  # tokens that are stored meanwhile
+GROWTH_PICTURES = 2**19  # bytes of pictures' features that are
 PICTURE_EVERY = 8  # of the requests that memory could grow by; the others are words
 
 
@@ -89,23 +90,26 @@ def preprocessing(bench: Bench) -> dict[str, float]:
     }
 
 
-def formula(config: Any, itemsize: int) -> int:
-    """Bytes of keys and values per token, from the language model's configuration alone."""
+def formula(config: Any, itemsize: int, scale: int = 0) -> int:
+    """Bytes of keys and values per token, from the language model's configuration alone; `scale` are those
+    that the numbers of one head share."""
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 2 * text.num_hidden_layers * heads * width * itemsize
+    return 2 * text.num_hidden_layers * heads * (width * itemsize + scale)
 
 
 def memory(bench: Bench) -> dict[str, float]:
     """Bytes of keys and values per token, as held and by the formula; what many requests leave behind."""
     for _ in bench.answer(bench.material.first_turn(), 2):  # memory is taken with the first token
         pass
-    stats = bench.vlm.engine.stats()
+    stats, model = bench.vlm.engine.stats(), bench.vlm.model
     places = stats.bytes_total / stats.bytes_per_token
     return {
         "kv_bytes_per_token": stats.bytes_held / places,
-        "kv_bytes_per_token_formula": float(formula(bench.vlm.model.config, bench.vlm.model.dtype.itemsize)),
+        "kv_bytes_per_token_formula": float(
+            formula(model.config, *((1, 4) if bench.vlm.engine.kv_dtype else (model.dtype.itemsize,)))
+        ),
         "packed_bytes": float(stats.packed_bytes),
         **growth(bench),
     }
@@ -115,26 +119,33 @@ def growth(bench: Bench) -> dict[str, float]:
     """How much more a process holds after many requests, every eighth with a new picture.
 
     In an engine whose memory is so small that all of it is in use when counting begins: pages of a larger
-    one would be touched for the first time meanwhile, which is no growth.
+    one would be touched for the first time meanwhile, which is no growth. What leaks does so to the end; what
+    the process's allocator takes once, at whichever request, is not in the second half's figure.
     """
     block, plan = 16, bench.plan
     engine = Engine(
         bench.vlm.model,
         kv_memory=(GROWTH_PLACES + block) * bench.vlm.engine.kv_bytes_per_token,
+        kv_dtype=bench.vlm.engine.kv_dtype,
         block=block,
-        picture_memory=2**24,
+        picture_memory=GROWTH_PICTURES,
         packed_memory=0,
         native="auto",
     )
-    held = 0
+    half = plan.growth // 2
+    held: dict[int, int] = {}
     for number in range(SETTLING + plan.growth):
-        if number == SETTLING:
-            held = held_bytes() or 0
+        if number in (SETTLING, SETTLING + half):
+            held[number] = held_bytes() or 0
         shown = bench.material.first_turn() if number % PICTURE_EVERY == 0 else bench.material.words(number)
         for _ in engine.submit(bench.inputs(shown), Sampling(max_tokens=2, ignore_eos=True)):
             pass
-    grown = ((held_bytes() or 0) - held) / plan.growth
+    grown = {since: (held_bytes() or 0) - bytes_then for since, bytes_then in held.items()}
     left = engine.stats().blocks_used
     engine.close()
     values = {"growth_requests": float(plan.growth), "blocks_left_in_use": float(left)}
-    return values | ({"growth_bytes_per_request": grown} if held else {})
+    if all(held.values()):
+        whole, second = grown[SETTLING], grown[SETTLING + half]
+        values["growth_bytes_per_request"] = whole / plan.growth
+        values["growth_bytes_per_request_second_half"] = second / (plan.growth - half)
+    return values

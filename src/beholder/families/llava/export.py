@@ -24,24 +24,7 @@ def write_processor(folder: Path, source: Path, config: Any, base: str | Path | 
     if tokenizer is not None:
         add_tokens(tokenizer, config)
         tokenizer.save_pretrained(folder)
-    views = LlavaImageProcessor.from_model_config(config)
-    write_json(
-        folder / "preprocessor_config.json",
-        {
-            "crop_size": {"height": views.side, "width": views.side},
-            "do_center_crop": True,
-            "do_convert_rgb": True,
-            "do_normalize": True,
-            "do_rescale": True,
-            "do_resize": True,
-            "image_mean": list(views.image_mean),
-            "image_processor_type": "CLIPImageProcessor",
-            "image_std": list(views.image_std),
-            "resample": 3,
-            "rescale_factor": 1 / 255,
-            "size": {"shortest_edge": views.side},
-        },
-    )
+    write_json(folder / "preprocessor_config.json", picture_settings(config))
     write_json(
         folder / "processor_config.json",
         {
@@ -54,6 +37,31 @@ def write_processor(folder: Path, source: Path, config: Any, base: str | Path | 
     )
     write_json(folder / "chat_template.json", {"chat_template": PLAIN_TEMPLATE})
     write_generation(folder, config)
+
+
+def picture_settings(config: Any) -> dict[str, Any]:
+    """transformers' own picture processor, told to do what this model's does.
+
+    Its `LlavaImageProcessor` pads to a square in the colour of the mean, as the authors' code does;
+    `CLIPImageProcessor`, which llava-hf's own folders name, cuts the borders off.
+    """
+    views = LlavaImageProcessor.from_model_config(config)
+    pads = views.aspect == "pad"
+    return {
+        "crop_size": {"height": views.side, "width": views.side},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": list(views.image_mean),
+        "image_std": list(views.image_std),
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"shortest_edge": views.side},
+        "image_processor_type": "LlavaImageProcessor" if pads else "CLIPImageProcessor",
+        **({"do_pad": True} if pads else {}),
+    }
 
 
 def write_generation(folder: Path, config: Any) -> None:
