@@ -9,8 +9,9 @@
 `kill` ends replicas, and every fourth time a whole node, while requests run; the client asks nothing twice.
 `speed` compares one process, one replica and two replicas, each pinned to one core; with `--fresh` each
 request is about a picture of its own, so prompts are read instead of remembered; how much of the cores went
-to those who answer, and not to clients, controller and Ray, is told beside. `restart` kills the head
-and waits for the models to come back by themselves. `update` replaces a model while requests run.
+to those who answer, and not to clients, controller and Ray, is told beside, and what a request costs each of
+these. `restart` kills the head and waits for the models to come back by themselves. `update` replaces a model
+while requests run.
 `grow` asks more than one replica of `--replicas 1-2` can answer, then nothing. Each writes a record; `kill`,
 `update` and `grow` fail if a request ends in anything but a right answer or an error that asks to come again.
 Processes that were not started here are left alone.
@@ -201,26 +202,29 @@ def speed(given: argparse.Namespace) -> tuple[dict[str, float], dict[str, Any]]:
         alone = f"http://127.0.0.1:{port}"
         wait_for(alone)
 
-        def measure(name: str, url: str, answering: list[int]) -> None:
+        def measure(name: str, url: str, parts: dict[str, list[int]]) -> None:
             load = Load(url, [SERVED], given.tokens, ends, fresh=given.fresh)
             load.run(given.clients, given.clients)  # what is learned once is learned
             load.ended.clear()
-            before = processor_seconds(answering)
+            before = {part: processor_seconds(processes) for part, processes in parts.items()}
             took = load.run(given.requests, given.clients)
             values[f"requests a second, {name}"] = given.requests / took
-            values[f"cores that answered, {name}"] = (processor_seconds(answering) - before) / took
+            used = {part: processor_seconds(processes) - before[part] for part, processes in parts.items()}
+            values[f"cores that answered, {name}"] = used["answering"] / took
+            for part, seconds in used.items():
+                values[f"processor seconds of a request, {part}, {name}"] = seconds / given.requests
             if load.ended["right"] != given.requests:
                 raise SystemExit(f"{name}: {load.ended}")
             values[f"seconds of one short answer, {name}"] = single(url)
 
-        measure("one process", alone, [running.processes["alone"].pid])
+        measure("one process", alone, {"answering": [running.processes["alone"].pid]})
         running.processes["alone"].terminate()
         running.processes["alone"].wait()
         for count in (1, 2):
             running.worker(f"worker {count}", f"{SERVED}={given.model}", "--cpus", "1", "--pin", *at_once)
             running.wait({SERVED: count})
-            replicas = [pid for at in range(count) for pid in running.replicas(f"worker {at + 1}")]
-            measure(f"replicas: {count}", running.url, replicas)
+            workers = [f"worker {number}" for number in range(1, count + 1)]
+            measure(f"replicas: {count}", running.url, running.parts(workers))
     one, two = (values[f"requests a second, {name}"] for name in ("one process", "replicas: 2"))
     values["two replicas over one process"] = two / one
     got = values["cores that answered, replicas: 2"] / values["cores that answered, one process"]

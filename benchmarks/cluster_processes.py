@@ -30,6 +30,8 @@ QUESTIONS = (
     "Is there a star?", "What is left of the red shape?", "What is the largest shape?", "Is anything green?",
 )  # fmt: skip
 READY_SECONDS = 900.0
+# These are in their command lines.
+RAY = ("raylet/raylet", "gcs_server", "ray::ServeController", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 MARK = 12  # pixels; smaller ones may vanish when the picture is made smaller
 
 
@@ -164,6 +166,15 @@ class Cluster:
     def replicas(self, name: str) -> list[int]:
         """The replicas of a worker."""
         return self.descendants(name, "ray::ServeReplica")
+
+    def parts(self, workers: Iterable[str]) -> dict[str, list[int]]:
+        """The processes that have a part in an answer: who gives it, who brings it, and Ray's own."""
+        names = ["controller", *workers]
+        return {
+            "answering": [process for name in workers for process in self.replicas(name)],
+            "controller": [self.processes["controller"].pid],
+            "Ray": [process for name in names for mark in RAY for process in self.descendants(name, mark)],
+        }
 
     def kill_head(self) -> None:
         """End the controller and Ray's head without a goodbye."""

@@ -108,6 +108,10 @@ class FakeStream(Iterator[str]):
         return next(self, None)
 
     @property
+    def is_over(self) -> bool:
+        return self.reason is not None
+
+    @property
     def scores(self) -> tuple[TokenScore, ...]:
         if self.sampling.logprobs is None:
             return ()

@@ -150,6 +150,11 @@ class AnswerStream(Iterator[str]):
             self._finish("cancelled")
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing more comes, so that `answer` is there."""
+        return self._answer is not None
+
+    @property
     def answer(self) -> Answer:
         """The whole answer."""
         if self._answer is None:

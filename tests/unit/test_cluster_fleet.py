@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from beholder.core.errors import BeholderError, ConfigError
+from beholder.serving.cluster.calls import Call, FullError, Head, LostError
 from beholder.serving.cluster.controller import hold
 from beholder.serving.cluster.plan import Joining, Model, Plan
 from beholder.serving.media import MediaPolicy
@@ -18,6 +21,7 @@ from beholder.serving.settings import Keys, Settings
 pytest.importorskip("ray")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray's own, when it is imported
+    from beholder.serving.cluster import asking
     from beholder.serving.cluster import fleet as module
     from beholder.serving.cluster.deploying import application, version
     from beholder.serving.cluster.fleet import Fleet, Seen
@@ -178,3 +182,143 @@ def test_a_replica_whose_engine_has_ended_is_not_well():
     engine.is_alive = False
     with pytest.raises(BeholderError, match="has ended"):
         replica.check_health()
+
+
+class Response:
+    """The parcels of a call, as Ray Serve hands them over."""
+
+    def __init__(self, parcels: list[Any]) -> None:
+        self.parcels = parcels
+        self.cancelled = 0
+
+    def __aiter__(self) -> Response:
+        return self
+
+    async def __anext__(self) -> Any:
+        if not self.parcels:
+            raise StopAsyncIteration
+        if isinstance(parcel := self.parcels.pop(0), BaseException):
+            raise parcel
+        return parcel
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+
+HEAD = Head(200, ())
+
+
+def calling(monkeypatch: Any, *parcels: Any) -> tuple[Fleet, Response]:
+    """A fleet whose replicas answer with these."""
+    made, response = fleet(joining(ONE)), Response(list(parcels))
+    asked = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda call: response))
+    monkeypatch.setattr(made._asking, "_handle", lambda worker: asked)
+    return made, response
+
+
+def test_parcels_are_opened_and_an_answer_that_has_ended_is_not_cancelled(monkeypatch):
+    made, response = calling(monkeypatch, (HEAD, b"a"), b"b")
+
+    async def hear() -> list[Any]:
+        return [part async for part in made.call(ONE, Call("/", b""))]
+
+    assert asyncio.run(hear()) == [HEAD, b"a", b"b"]
+    assert (made.loads[ONE], response.cancelled) == (0, 0)
+
+
+def test_an_answer_that_nobody_reads_on_is_cancelled(monkeypatch):
+    made, response = calling(monkeypatch, (HEAD, b"a"), b"b")
+
+    async def leave() -> Any:
+        parts = made.call(ONE, Call("/", b""))
+        first = await anext(parts)
+        assert made.loads[ONE] == 1
+        await parts.aclose()
+        return first
+
+    assert asyncio.run(leave()) == HEAD
+    assert (made.loads[ONE], response.cancelled) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (asking.RayServeException("gone"), LostError),
+        (asking.BackPressureError(num_queued_requests=1, max_queued_requests=1), FullError),
+        (asking.TaskCancelledError(), LostError),
+        (asyncio.CancelledError(), LostError),
+    ],
+)
+def test_how_an_answer_is_lost(monkeypatch, error, told):
+    made, response = calling(monkeypatch, HEAD, error)
+
+    async def hear() -> None:
+        with pytest.raises(told):
+            async for _ in made.call(ONE, Call("/", b"")):
+                pass
+
+    asyncio.run(hear())
+    assert (made.loads[ONE], response.cancelled) == (0, 1)
+
+
+def test_whoever_leaves_before_the_first_word_leaves_nobody_at_work(monkeypatch):
+    made, response = calling(monkeypatch)
+    told: list[str] = []
+
+    async def wait() -> Any:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            told.append("cancelled" if response.cancelled else "not yet")
+
+    monkeypatch.setattr(Response, "__anext__", lambda self: wait())
+
+    async def leave() -> None:
+        parts = made.call(ONE, Call("/", b""))
+        waiting = asyncio.ensure_future(anext(parts))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled()
+        await asyncio.sleep(0)
+
+    asyncio.run(leave())
+    assert (made.loads[ONE], told) == (0, ["cancelled"])
+
+
+def test_what_a_replica_says_of_its_model_is_asked_until_it_answers():
+    made, answers = fleet(joining(ONE)), [Future[Any](), Future[Any](), Future[Any]()]
+    asked = iter(answers)
+    made._asking.describe = lambda worker: next(asked)  # type: ignore[method-assign]
+    answers[0].set_exception(asking.RayServeException("gone"))
+    answers[1].cancel()
+    answers[2].set_result({"family": "m"})
+    found = [made._describe(joining(ONE)) for _ in range(6)]
+    assert found == [None, None, None, None, None, {"family": "m"}]
+    assert made._describe(joining(ONE)) == {"family": "m"}
+
+
+def test_metrics_of_replicas_that_answer_are_shown(monkeypatch):
+    made = fleet(joining(ONE), joining(TWO))
+    made.seen = {
+        ONE: Seen(ONE, "m", "ready", 1, 1),
+        TWO: Seen(TWO, "m", "ready", 1, 1),
+        NEW: Seen(NEW, "m", "gone"),
+    }
+
+    async def results_async(timeout_s: float) -> list[tuple[str, bytes]]:
+        return [("one:1", b"shown")]
+
+    async def fails(timeout_s: float) -> None:
+        raise TimeoutError
+
+    def handle(worker: str) -> Any:
+        results = results_async if worker == ONE else fails
+        return SimpleNamespace(broadcast=lambda name: SimpleNamespace(results_async=results))
+
+    async def shown() -> list[tuple[str, bytes]]:
+        made._asking.attend()
+        return await asyncio.get_running_loop().run_in_executor(None, made.metrics)
+
+    monkeypatch.setattr(made._asking, "_handle", handle)
+    assert asyncio.run(shown()) == [("one:1", b"shown")]

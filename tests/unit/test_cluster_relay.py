@@ -12,7 +12,8 @@ import httpx
 import pytest
 from tests.serving_app import Here, chat, error, events
 
-from beholder.serving.cluster.calls import Call, FullError, Head, LostError, Part
+from beholder.serving.cluster import relay, watching
+from beholder.serving.cluster.calls import Call, FullError, Head, LostError, Parcel, Part
 from beholder.serving.cluster.ingress import create_ingress
 from beholder.serving.cluster.plan import Joining, Model, Plan
 from beholder.serving.cluster.relay import TRIES, Patience
@@ -256,6 +257,19 @@ def test_an_unknown_model_and_bad_bodies():
     assert said.asked == []
 
 
+def test_a_model_whose_workers_have_left_is_not_waited_for():
+    """It had a replica, which is why one that is lost would be waited for."""
+    said = crew(says(JSON, b"{}"))
+
+    async def before_and_after(client: httpx.AsyncClient) -> httpx.Response:
+        assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+        said.seen.clear()
+        return await client.post("/v1/chat/completions", json=chat())
+
+    response = ask(said, before_and_after, patience=Patience(3600, 3600), request_seconds=1)
+    assert "known: none" in error(response, 404, "model_not_found", "model")
+
+
 def test_the_list_of_models_counts_replicas():
     said = Crew(
         Worker("1", says(), ready=2, wanted=2),
@@ -328,28 +342,92 @@ def test_workers_join_and_leave():
     assert ask(said, lambda client: client.get(where)).json() == {"state": "gone"}
 
 
+def test_blocks_that_travelled_together_are_told_and_resumed_as_one_by_one():
+    whole = says(STREAM, OPENING + event("one"), KEEP_ALIVE + event(" two") + ENDING + DONE)
+    said = crew(whole, whole)
+    first_of(said).way = says(STREAM, OPENING + event("on"), LostError())
+    told = streamed(said)
+    assert text(told) == "one two"
+    assert told[-1] == "[DONE]"
+    assert [one["choices"][0].get("finish_reason") for one in told[:-1]].count("stop") == 1
+    assert {one["id"] for one in told[:-1]} == {"1"}
+
+
+@pytest.mark.parametrize("drawn", [{}, {"temperature": 1}])
+def test_only_words_count_as_said(drawn):
+    said = crew(says(STREAM, OPENING + event("b") + DONE), says(STREAM, OPENING + event("b") + DONE))
+    first_of(said).way = says(STREAM, KEEP_ALIVE + KEEP_ALIVE, LostError())
+    told = streamed(said, **drawn)
+    assert text(told) == "b"
+    first_of(said).way = says(STREAM, KEEP_ALIVE + OPENING, LostError())
+    told = streamed(said, **drawn)
+    assert (told[-1] == "[DONE]") is not bool(drawn)
+
+
+def _leaves(said: Crew, worker: str, state: str) -> Way:
+    """A replica that is not ready any more, and answers all the same when it has taken its time."""
+
+    async def way(_call: Call) -> AsyncGenerator[Part]:
+        said.seen[worker] = Worker(worker, says(), state=state, ready=0)
+        await asyncio.sleep(0.4 if state == "loading" else 30)
+        yield JSON
+        yield b'{"late":1}'
+
+    return way
+
+
+def test_a_worker_that_loads_again_is_waited_for_longer_than_one_that_is_gone(monkeypatch):
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(relay, "GONE_SECONDS", 0.1)
+    for state, taken in (("loading", True), ("gone", False)):
+        said = crew(says(JSON, b"{}"), says(JSON, b"{}"))
+        first = first_of(said)
+
+        first.way = _leaves(said, first.worker, state)
+        assert (ask(said, patience=Patience(5.0, 5.0)).content == b'{"late":1}') is taken
+
+
+def test_a_client_that_leaves_is_told_to_the_replica():
+    said = crew(says(STREAM, event("a"), 30.0))
+
+    async def leave() -> None:
+        ingress = create_ingress(said, Settings(), {"ray": "r", "session": "s"})  # pyright: ignore[reportArgumentType]
+        parts = ingress.state.ingress.relay.answer("fake", Call("/v1/chat/completions", b"{}"))
+        assert await anext(parts) == STREAM
+        assert await anext(parts) == event("a")
+        waiting = asyncio.create_task(anext(parts))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled()
+        await parts.aclose()
+
+    asyncio.run(leave())
+    assert said.closed == 1
+
+
 def test_a_replica_is_the_application_of_serve():
     here = Here()
     replica = Replica.__new__(Replica)
     replica.served, replica.app = here.registry.get("fake"), here.app
 
-    async def listen(body: Any, most: int | None = None) -> list[Part]:
+    async def listen(body: Any, most: int | None = None) -> list[Parcel]:
         call = Call(
             "/v1/chat/completions", json.dumps(body).encode(), ((b"content-type", b"application/json"),)
         )
-        heard: list[Part] = []
+        heard: list[Parcel] = []
         answer = replica.answer(call)
-        async for part in answer:
-            heard.append(part)
+        async for parcel in answer:
+            heard.append(parcel)
             if len(heard) == most:
                 break
         await answer.aclose()
         return heard
 
-    head, *body = asyncio.run(listen(chat()))
-    assert isinstance(head, Head)
-    assert head.status == 200
-    assert json.loads(b"".join(part for part in body if isinstance(part, bytes)))["choices"]
-    assert asyncio.run(listen(chat(stream=True)))[-1] == b"data: [DONE]\n\n"
-    asyncio.run(listen(chat(stream=True), most=2))
+    (whole,) = asyncio.run(listen(chat()))
+    assert isinstance(whole, tuple)
+    assert whole[0].status == 200
+    assert json.loads(whole[1])["choices"]
+    assert asyncio.run(listen(chat("slow", stream=True, max_tokens=5)))[-1].endswith(DONE)  # pyright: ignore
+    assert len(asyncio.run(listen(chat("slow", stream=True), most=2))) == 2
     assert here.server.admission.inside == 0

@@ -144,12 +144,20 @@ class Answers(AsyncIterator[Event]):
             # All running streams share the rate: what they cost the model's steps must not grow with them.
             pause = None if self._rate is None else min(self._load.running / self._rate, LONGEST_PAUSE)
             piece = stream.gather(pause)
-            if piece is None:
-                self._tell(self._events.put_nowait, Finished(choice, stream.answer))
+            news: list[Event] = []
+            if piece is not None:
+                scores = stream.scores
+                news.append(Piece(choice, piece, scores[told:]))
+                told = len(scores)
+            if stream.is_over:
+                news.append(Finished(choice, stream.answer))
+            self._tell(self._put, *news)  # at once, so that the last words travel with the end
+            if stream.is_over:
                 return
-            scores = stream.scores
-            self._tell(self._events.put_nowait, Piece(choice, piece, scores[told:]))
-            told = len(scores)
+
+    def _put(self, *news: Event) -> None:
+        for one in news:
+            self._events.put_nowait(one)
 
     def _tell(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call a function in the event loop; a loop that is closed wants to know nothing."""

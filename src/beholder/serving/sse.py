@@ -23,6 +23,16 @@ def event(value: dict[str, Any]) -> bytes:
     return b"data: " + _encoded(value).encode() + b"\n\n"
 
 
+def blocks(held: bytes) -> list[bytes]:
+    """The events and comments in some that travelled together; no line of theirs is empty."""
+    return [block + b"\n\n" for block in held.split(b"\n\n") if block]
+
+
+def has_event(held: bytes) -> bool:
+    """Whether there is more than comments in it."""
+    return any(not block.startswith(b":") for block in blocks(held))
+
+
 async def until_gone(receive: Receive) -> None:
     """Return when the client has gone away."""
     while (await receive())["type"] != "http.disconnect":

@@ -40,6 +40,7 @@ class Head:
 
 
 Part = Head | bytes
+Parcel = Part | tuple[Head, bytes]  # what travels at once; bytes alone are what Ray carries most cheaply
 
 
 class LostError(Exception):

@@ -13,7 +13,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -24,6 +24,9 @@ from beholder.serving.cluster.node import ENVIRONMENT, Node, free_port, head, ow
 from beholder.serving.cluster.plan import Plan
 from beholder.serving.draining import Draining, configured, warn_if_open
 from beholder.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from beholder.serving.cluster.fleet import Fleet
 
 log = logging.getLogger("beholder.serve")
 
@@ -115,12 +118,17 @@ def run(
         app = create_ingress(fleet, settings, about, page)  # pyright: ignore[reportArgumentType]
         server = Draining(configured(app, host, port), app.state.ingress)
         log.info("workers join with --controller %s:%d", _shown(host), port)
-        asyncio.run(server.serve())
+        asyncio.run(_serve(server, fleet))
         fleet.close()
         return server.started
     finally:
         joined.stop(folder)
         held.close()
+
+
+async def _serve(server: Draining, fleet: Fleet) -> None:
+    fleet.attend()
+    await server.serve()
 
 
 def hold(folder: Path) -> IO[str]:

@@ -10,18 +10,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import ray
 from ray import serve
-from ray.exceptions import RayError, RayTaskError, TaskCancelledError
-from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
-from beholder.serving.cluster.calls import Call, FullError, LostError, Part
+from beholder.serving.cluster.asking import Asking
+from beholder.serving.cluster.calls import Call, Part
 from beholder.serving.cluster.deploying import DEPLOYMENT, PREFIX, application, deployment, version
 from beholder.serving.cluster.node import resource
 from beholder.serving.cluster.plan import Joining, Plan
@@ -55,13 +56,13 @@ class Fleet:
     def __init__(self, plan: Plan, settings: Settings) -> None:
         self.plan = plan
         self.settings = replace(settings, keys=Keys())  # keys are checked before a call gets here
-        self.loads: Counter[str] = Counter()
+        self._asking = Asking()
+        self.loads = self._asking.loads
         self.seen: dict[str, Seen] = {}
         self.leaving: set[str] = set()
         self._looked = time.monotonic()
-        self._handles: dict[str, Any] = {}
         self._facts: dict[tuple[str, str], dict[str, Any]] = {}
-        self._asked: dict[tuple[str, str], Any] = {}  # descriptions on their way
+        self._asked: dict[tuple[str, str], Future[dict[str, Any]]] = {}  # descriptions on their way
         self._replaced: str | None = None  # the worker that gets another model just now
         self._told: set[str] = set()  # of whom it was said that this failed
         self._running: dict[str, Any] = {}  # applications by name, as Serve told them last
@@ -69,7 +70,7 @@ class Fleet:
         self._ended = threading.Event()
 
     def connect(self, address: str, session: str) -> None:
-        """Join the Ray cluster whose head is there, and begin to look after it."""
+        """Join the Ray cluster whose head is there."""
         keep_to_loopback()
         host = address.rpartition(":")[0]
         ray.init(
@@ -79,6 +80,10 @@ class Fleet:
         serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         self.plan.enter(session)
+
+    def attend(self) -> None:
+        """Begin to look after it; the event loop that this is called in is the one that asks the replicas."""
+        self._asking.attend()
         for function in (self._look, self._tend):
             threading.Thread(
                 target=self._repeat, args=(function,), name=function.__name__, daemon=True
@@ -114,41 +119,13 @@ class Fleet:
         """Whether nothing of it is left."""
         return worker not in self.plan.workers() and application(worker) not in self._running
 
-    async def call(self, worker: str, call: Call) -> AsyncGenerator[Part]:
+    def call(self, worker: str, call: Call) -> AsyncGenerator[Part]:
         """See `calls.Caller`."""
-        self.loads[worker] += 1
-        response = self._handle(worker).options(stream=True).answer.remote(call)
-        try:
-            async for part in response:
-                yield part
-        except BackPressureError as error:
-            raise FullError from error
-        except RayTaskError as error:
-            if _is_loss(error.cause):
-                raise LostError from error
-            raise
-        except TaskCancelledError:
-            raise LostError from None
-        except (RayError, RayServeException) as error:
-            log.warning("a replica was lost: %s", str(error).splitlines()[0])
-            raise LostError from error
-        finally:
-            self.loads[worker] -= 1
-            response.cancel()
-
-    def _handle(self, worker: str) -> Any:
-        if worker not in self._handles:
-            self._handles[worker] = serve.get_deployment_handle(DEPLOYMENT, application(worker))
-        return self._handles[worker]
+        return self._asking.call(worker, call)
 
     def metrics(self) -> list[tuple[str, bytes]]:
         """What each replica's `/metrics` shows; those that do not answer in time are left out."""
-        found: list[tuple[str, bytes]] = []
-        for worker, seen in list(self.seen.items()):
-            if seen.ready:
-                with suppress(Exception):
-                    found += self._handle(worker).broadcast("metrics").results(timeout_s=2)
-        return found
+        return self._asking.metrics([worker for worker, seen in list(self.seen.items()) if seen.ready])
 
     def _repeat(self, function: Any) -> None:
         while not self._ended.wait(LOOK_SECONDS):
@@ -194,13 +171,13 @@ class Fleet:
         if key in self._facts:
             return self._facts[key]
         if key not in self._asked:
-            self._asked[key] = self._handle(joining.worker).describe.remote()
+            self._asked[key] = self._asking.describe(joining.worker)
             return None
         try:
-            self._facts[key] = self._asked[key].result(timeout_s=0.05)
+            self._facts[key] = self._asked[key].result(0.05)
         except TimeoutError:
             return None
-        except (RayError, RayServeException):
+        except (RayError, RayServeException, CancelledError):
             pass  # the next look asks another replica
         del self._asked[key]
         return self._facts.get(key)
@@ -269,7 +246,3 @@ def _reason(message: str) -> str | None:
     """What the replica said of why it cannot be made, out of the traceback that Serve tells."""
     _, found, rest = message.rpartition(FAILED)
     return rest.strip().splitlines()[0] if found and rest.strip() else None
-
-
-def _is_loss(cause: Any) -> bool:
-    return isinstance(cause, RayError) and not isinstance(cause, RayTaskError)

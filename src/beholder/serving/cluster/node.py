@@ -42,6 +42,10 @@ ENVIRONMENT = {
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",
     "RAY_SERVE_MAX_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "5",
     "RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S": "0.1",  # who waits for a replica asks again after so long at most
+    # Nothing here blocks an event loop, so that threads between Serve and us would only cost.
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.2",  # two looks for each question whether a replica is well
 }
 MIB = 2**20
 

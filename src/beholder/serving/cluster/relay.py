@@ -18,12 +18,13 @@ from prometheus_client import Counter
 from beholder.serving.cluster.affinity import ranked, spilled
 from beholder.serving.cluster.calls import Call, Caller, FullError, Head, LostError, Part
 from beholder.serving.cluster.resuming import DifferentError, Told
+from beholder.serving.cluster.watching import Watch
 from beholder.serving.errors import APIError
 from beholder.serving.metrics import Metrics
 from beholder.serving.settings import Settings
+from beholder.serving.sse import has_event
 
 TRIES = 6  # where replicas die often; few enough for a request that kills them
-LOOK_SECONDS = 0.5
 GONE_SECONDS = 2.0  # a worker is not given up at its first silence
 REPLY_SECONDS = 30.0  # what a replica may take longer than its own limit
 
@@ -136,13 +137,10 @@ class Relay:
                                 raise lost()
                             opened = True
                             is_stream = part.is_stream
-                        elif told is not None and is_stream:
-                            if (block := told.pass_on(part)) is not None:
-                                said = said or not block.startswith(b":")
-                                yield block
                         else:
-                            said = said or not part.startswith(b":")  # a comment says nothing
-                            yield part
+                            for block in told.pass_on(part) if told is not None and is_stream else (part,):
+                                said = said or not is_stream or has_event(block)  # a comment says nothing
+                                yield block
                 return
             except LostError:
                 avoided.add(worker)
@@ -163,7 +161,7 @@ class Relay:
         raise lost()
 
     async def _choose(self, model: str, key: bytes, avoided: set[str]) -> str:
-        """A worker with a replica, rather not one that was just lost; waits for one a while."""
+        """A worker with a replica, rather not one that was just lost; waits a while for one that is gone."""
         until = time.monotonic() + self.patience.for_replica
         while True:
             workers = [one.worker for one in self.workers.seen.values() if one.model == model]
@@ -172,7 +170,8 @@ class Relay:
             if order:
                 self._known.add(model)
                 return next((worker for worker in order if worker not in avoided), order[0])
-            if model not in self._known or time.monotonic() > until:
+            # A model whose last worker left in order is not waited for: nobody promises that it comes back.
+            if not workers or model not in self._known or time.monotonic() > until:
                 raise self.refusal(model)
             await asyncio.sleep(0.05)
 
@@ -216,37 +215,29 @@ class Relay:
 
     async def _watched(self, worker: str, call: Call) -> AsyncGenerator[Part]:
         """The same, given up when the worker is gone or a stream shows no sign of life."""
-        parts = self.workers.call(worker, call)
+        patience = self.patience
         is_stream = False
-        next_part: asyncio.Future[Part | None] | None = None
-        try:
-            while True:
-                next_part = asyncio.ensure_future(anext(parts, None))
-                await self._wait(next_part, worker, is_stream)
-                part = next_part.result()
-                if part is None:
-                    return
-                is_stream = part.is_stream if isinstance(part, Head) else is_stream
-                yield part
-        finally:
-            if next_part is not None and not next_part.done():
-                next_part.cancel()
-                await asyncio.gather(next_part, return_exceptions=True)
-            await parts.aclose()
+        there = time.monotonic()  # when it was there for certain
 
-    async def _wait(self, part: asyncio.Future[Any], worker: str, is_stream: bool) -> None:
-        start = absent = time.monotonic()
-        while True:
-            if (await asyncio.wait({part}, timeout=LOOK_SECONDS))[0]:
-                return
+        def is_lost(since: float) -> bool:
+            nonlocal there
             now = time.monotonic()
             seen = self.workers.seen.get(worker)
             if seen is None or seen.ready:
-                absent = now  # one that leaves in order is not listed any more and ends its answers
-            elif now - absent > (GONE_SECONDS if seen.state == "gone" else self.patience.for_replica):
-                raise LostError
-            if is_stream and now - start > self.patience.for_sign:
-                raise LostError
+                there = now  # one that leaves in order is not listed any more and ends its answers
+            elif now - max(there, since) > (GONE_SECONDS if seen.state == "gone" else patience.for_replica):
+                return True
+            return is_stream and now - since > patience.for_sign
+
+        watch = Watch(is_lost)
+        parts = self.workers.call(worker, call)
+        try:
+            while (part := await watch.wait(anext(parts, None))) is not None:
+                is_stream = part.is_stream if isinstance(part, Head) else is_stream
+                yield part
+        finally:
+            watch.close()
+            await parts.aclose()
 
 
 def lost() -> APIError:

@@ -16,7 +16,8 @@ from starlette.types import Message, Scope
 from beholder.core.errors import BeholderError
 from beholder.serving import logs
 from beholder.serving.app import create_app
-from beholder.serving.cluster.calls import Call, Head, Part
+from beholder.serving.cluster.calls import Call, Parcel
+from beholder.serving.cluster.outbox import Outbox
 from beholder.serving.cluster.plan import Model
 from beholder.serving.registry import Registry, Served
 from beholder.serving.settings import Settings
@@ -60,20 +61,17 @@ class Replica:
         """Which process this is, and what its `/metrics` shows."""
         return f"{os.uname().nodename}:{os.getpid()}", self.app.state.server.metrics.text()
 
-    async def answer(self, call: Call) -> AsyncGenerator[Part]:
+    async def answer(self, call: Call) -> AsyncGenerator[Parcel]:
         """What the application answers: how it begins, then its body as it comes.
 
         When nobody reads on, the application is told that the client has left, and so ends within a step.
         """
-        said: asyncio.Queue[Message | None] = asyncio.Queue()
+        outbox = Outbox()
         left = asyncio.Event()
-        running = asyncio.create_task(self._run(call, said, left))
+        running = asyncio.create_task(self._run(call, outbox, left))
         try:
-            while (message := await said.get()) is not None:
-                if message["type"] == "http.response.start":
-                    yield Head(message["status"], tuple(map(tuple, message["headers"])))
-                elif body := message.get("body"):
-                    yield body
+            while (parcel := await outbox.take()) is not None:
+                yield parcel
             await running
         finally:
             left.set()
@@ -81,7 +79,7 @@ class Replica:
                 await asyncio.wait({running}, timeout=ENDING_SECONDS)
                 running.cancel()
 
-    async def _run(self, call: Call, said: asyncio.Queue[Message | None], left: asyncio.Event) -> None:
+    async def _run(self, call: Call, outbox: Outbox, left: asyncio.Event) -> None:
         given = False
 
         async def receive() -> Message:
@@ -98,9 +96,9 @@ class Replica:
             "root_path": "", "headers": list(call.headers), "client": (call.client, 0), "server": None,
         }  # fmt: skip
         try:
-            await self.app(scope, receive, said.put)
+            await self.app(scope, receive, outbox.put)
         finally:
-            said.put_nowait(None)
+            outbox.close()
 
     def __del__(self) -> None:
         # Ray Serve calls this when the last answer is out.

@@ -7,10 +7,12 @@ same is not believed but compared, letter for letter, before anything of it is p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from beholder.serving.sse import DONE, event
+from beholder.serving.sse import DONE, blocks, event
+
+UNREAD_BYTES = 2**16  # how much of a stream is kept as it came before its words alone are
 
 
 class DifferentError(Exception):
@@ -25,9 +27,15 @@ def is_repeatable(body: Mapping[str, Any]) -> bool:
 
 
 class Told:
-    """What one stream has said so far, by choice, over all replicas that it had."""
+    """What one stream has said so far, by choice, over all replicas that it had.
+
+    What the first replica says passes unread: most streams have no second one. It is read when there is one.
+    """
 
     def __init__(self) -> None:
+        self._is_first = True
+        self._unread: list[bytes] = []
+        self._unread_bytes = 0
         self._texts: dict[int, str] = {}
         self._places: dict[int, int] = {}  # how far the present replica has come
         self._opened: set[int] = set()
@@ -36,10 +44,37 @@ class Told:
 
     def begin_again(self) -> None:
         """Another replica answers from the beginning."""
+        self._read()
+        self._is_first = False
         self._places = {}
 
-    def pass_on(self, block: bytes) -> bytes | None:
-        """A block as the client gets it; None for what it has already. DifferentError on other words."""
+    def pass_on(self, held: bytes) -> Iterator[bytes]:
+        """What the client gets of some blocks: nothing that it has already.
+
+        DifferentError on other words, after what came before them.
+        """
+        if self._is_first:
+            self._keep(held)
+            yield held
+            return
+        for block in blocks(held):
+            if (fresh := self._fresh(block)) is not None:
+                yield fresh
+
+    def _keep(self, held: bytes) -> None:
+        self._unread.append(held)
+        self._unread_bytes += len(held)
+        if self._unread_bytes > UNREAD_BYTES:
+            self._read()
+
+    def _read(self) -> None:
+        """Learn what was said in the blocks that passed unread."""
+        for block in blocks(b"".join(self._unread)):
+            self._fresh(block)
+        self._unread, self._unread_bytes = [], 0
+
+    def _fresh(self, block: bytes) -> bytes | None:
+        """A block as the client gets it; None for what it has already."""
         if not block.startswith(b"data: "):
             return block
         if block == DONE:
