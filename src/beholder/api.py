@@ -22,10 +22,12 @@ from beholder.core.types import Answer, Box, Message, Sampling, Usage, check_tex
 from beholder.families import identify_folder
 from beholder.generation.engine import Engine
 from beholder.generation.native.narrowing import install
+from beholder.generation.native.pictures import filter_here
 from beholder.generation.sampling import TokenMask
 from beholder.grounding.habits import Grounding, Habits
 from beholder.processing.images import PictureSource, open_picture
 from beholder.processing.messages import read_messages
+from beholder.processing.resizing import filter_with
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 BUILT_IN = "beholder-mini"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 DEFAULT_CONTEXT = 2048  # of a model that does not say; its positions have no table that ends
+
+filter_with(filter_here)  # whoever shows models large pictures
 
 Conversation = str | Iterable[Message | Mapping[str, Any]]
 

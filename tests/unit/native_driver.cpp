@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "native_checks.h"
 #include "trunk.h"
 
 using namespace beholder;
@@ -28,16 +29,6 @@ struct Random {
         return made;
     }
 };
-
-const Kernels *kernels_of(const char *name) {
-#ifdef WITH_AVX512
-    if (strcmp(name, "avx512") == 0) return kernels_avx512();
-#endif
-#ifdef WITH_AVX2
-    if (strcmp(name, "avx2") == 0) return kernels_avx2();
-#endif
-    return kernels_portable();
-}
 
 void fill(Trunk &trunk) {
     const Shape &s = trunk.shape;
@@ -66,10 +57,27 @@ void fill(Trunk &trunk) {
     trunk.unpack(s.layers - 1, Part::NARROW, s.hidden - 1, row.data());
 }
 
+// A token's numbers of one head at their place, as the step stores them; bytes by the portable kernels.
+void store(const float *numbers, long width, Format stored, long token, std::vector<uint8_t> &memory,
+           std::vector<float> &scales) {
+    if (stored == INT8) {
+        std::vector<float> padded(numbers, numbers + width);
+        padded.resize(rounded_up(width, LANES));
+        find_kernels("portable")->keep(padded.data(), width, reinterpret_cast<int8_t *>(&memory[token * width]),
+                                 &scales[token]);
+        return;
+    }
+    for (long d = 0; d < width; ++d) {
+        const uint16_t half = float_to_bfloat(numbers[d]);
+        const long at = token * width + d;
+        stored == BF16 ? memcpy(&memory[2 * at], &half, 2) : memcpy(&memory[4 * at], &numbers[d], 4);
+    }
+}
+
 // Rows with 1, 2, 3 .. ranges of places, none of them shared.
-std::vector<float> scores(const Shape &shape, const Kernels &kernels, int threads, long rows, bool is_bfloat) {
-    Trunk trunk(shape, kernels, threads, {});
-    fill(trunk);
+std::vector<float> scores(Trunk &trunk, Format stored) {
+    const Shape &shape = trunk.shape;
+    const long rows = shape.most_rows;
     std::vector<int64_t> ranges, ends;
     int64_t place = 1;
     for (long row = 0; row < rows; ++row) {
@@ -81,23 +89,26 @@ std::vector<float> scores(const Shape &shape, const Kernels &kernels, int thread
         ends.push_back(static_cast<int64_t>(ranges.size() / 2));
     }
     Random random{11};
+    const long tokens = shape.key_heads * place, width = shape.head_width;
     std::vector<std::vector<uint8_t>> memory;
+    std::vector<std::vector<float>> scales;
     std::vector<void *> keys, values;
+    std::vector<float *> key_scales, value_scales;
     for (long layer = 0; layer < 2 * shape.layers; ++layer) {
-        const auto numbers = random.many(shape.key_heads * place * shape.head_width, 1.0f);
-        std::vector<uint8_t> stored(numbers.size() * (is_bfloat ? 2 : 4));
-        for (size_t i = 0; i < numbers.size(); ++i) {
-            const uint16_t half = float_to_bfloat(numbers[i]);
-            is_bfloat ? memcpy(&stored[2 * i], &half, 2) : memcpy(&stored[4 * i], &numbers[i], 4);
-        }
-        memory.push_back(std::move(stored));
+        const auto numbers = random.many(tokens * width, 1.0f);
+        memory.emplace_back(numbers.size() * (stored == F32 ? 4 : stored == BF16 ? 2 : 1));
+        scales.emplace_back(stored == INT8 ? tokens : 0);
+        for (long token = 0; token < tokens; ++token)
+            store(numbers.data() + token * width, width, stored, token, memory.back(), scales.back());
         (layer % 2 ? values : keys).push_back(memory.back().data());
+        (layer % 2 ? value_scales : key_scales).push_back(scales.back().data());
     }
     const long half = shape.head_width / 2, stride = rounded_up(shape.vocabulary, BLOCK);
     const auto hidden = random.many(rows * shape.hidden, 1.0f);
     std::vector<float> cosines(rows * half, 0.8f), sines(rows * half, 0.6f), logits(rows * stride);
     const Step step{rows, hidden.data(), cosines.data(), sines.data(), ranges.data(), ends.data(),
-                    keys.data(), values.data(), place, is_bfloat, 0, logits.data(), stride};
+                    keys.data(), values.data(), key_scales.data(), value_scales.data(), place, stored, 0,
+                    logits.data(), stride};
     for (int again = 0; again < 2; ++again) {
         if (const char *wrong = trunk.run(step)) {
             printf("%s\n", wrong);
@@ -119,6 +130,12 @@ std::vector<float> scores(const Shape &shape, const Kernels &kernels, int thread
     Step outside = step;
     outside.places = place - 2;
     if (!trunk.run(outside)) printf("a range outside of the memory was accepted\n");
+    Step unknown = step;
+    unknown.stored = INT4;
+    if (!trunk.run(unknown)) printf("keys and values in a format that there is not: a step was accepted\n");
+    unknown.stored = INT8;
+    unknown.key_scales = nullptr;
+    if (!trunk.run(unknown)) printf("bytes without scales: a step was accepted\n");
     return logits;
 }
 
@@ -150,43 +167,74 @@ int narrow_failures(const Shape &shape, const Kernels &kernels) {
     int failures = taken != codes || again != scales;
     put.take_codes(0, Part::NARROW, taken.data(), again.data(), rows / 2, rows, 0, 1);
     failures += memcmp(taken.data(), codes.data() + rows / 2 * length, (rows - rows / 2) * length) != 0;
+    std::vector<float> wide(rows * columns);
+    std::vector<uint16_t> halves(rows * columns);
+    put.widen_codes(0, Part::NARROW, wide.data(), false, 0, rows, 0, 1);
+    put.widen_codes(0, Part::NARROW, halves.data(), true, 0, rows, 0, 1);
     std::vector<float> one(columns), other(columns);
     for (long row = 0; row < rows; ++row) {
         packed.unpack(0, Part::NARROW, row, one.data());
         put.unpack(0, Part::NARROW, row, other.data());
         failures += memcmp(one.data(), other.data(), columns * sizeof(float)) != 0;
+        failures += memcmp(one.data(), wide.data() + row * columns, columns * sizeof(float)) != 0;
+        for (long k = 0; k < columns; ++k) failures += halves[row * columns + k] != float_to_bfloat(one[k]);
     }
     put.drop(0, Part::NARROW);
     put.take_codes(0, Part::NARROW, taken.data(), again.data(), 0, rows, 0, 1);
+    put.widen_codes(0, Part::NARROW, wide.data(), false, 0, rows, 0, 1);
     if (failures) printf("%s format %d: codes come back as others\n", kernels.name, format);
+    return failures;
+}
+
+// Whether all levels say what the portable one says, over memory of every kind.
+int score_failures(const Shape &shape) {
+    const double bounds[] = {1e-5, 1e-3, 5e-3, 5e-3};
+    const Format forms[] = {F32, BF16, INT8};
+    Trunk right(shape, *find_kernels("portable"), 1, {});
+    fill(right);
+    std::vector<std::vector<float>> wanted;
+    for (const Format stored : forms) wanted.push_back(scores(right, stored));
+    std::string levels = beholder_levels();
+    int failures = 0;
+    for (char *name = strtok(levels.data(), " "); name; name = strtok(nullptr, " ")) {
+        Trunk trunk(shape, *find_kernels(name), 2, {});
+        fill(trunk);
+        for (int form = 0; form < 3; ++form) {
+            const double error = apart(scores(trunk, forms[form]), wanted[form]);
+            printf("%s format %d over %d hidden %ld: %.1e\n", name, shape.format, forms[form],
+                   static_cast<long>(shape.hidden), error);
+            failures += !(error <= bounds[shape.format]);
+        }
+    }
     return failures;
 }
 
 }  // namespace
 
-int main() {
+// With any argument it only tells which levels this processor has.
+int main(int argc, char **) {
+    if (argc > 1) return printf("%s\n", beholder_levels()) < 0;
     // layers, hidden, heads, key heads, head width, inner, vocabulary, rows
     const Shape shapes[] = {
         {2, 40, 4, 2, 10, 52, 33, 3, 1e-5f, 0.3f, 0, 32, 0, 32},
         {1, 144, 9, 1, 36, 264, 48, 16, 1e-5f, 0.2f, 0, 64, 0, 32},
         {1, 7, 3, 3, 2, 5, 3, 5, 1e-5f, 0.7f, 0, 128, 0, 128},
     };
-    const double bounds[] = {1e-5, 1e-3, 5e-3, 5e-3};
-    int failures = 0, number = 0;
+    int failures = 0;
     for (Shape shape : shapes) {
-        for (int format = F32; format <= INT4; ++format, ++number) {
+        for (int format = F32; format <= INT4; ++format) {
             shape.format = format;
             shape.head_format = format == INT4 ? INT8 : format;
-            const bool is_bfloat = number % 2 == 1;
-            const auto wanted = scores(shape, *kernels_portable(), 1, shape.most_rows, is_bfloat);
             std::string levels = beholder_levels();
-            for (char *name = strtok(levels.data(), " "); name; name = strtok(nullptr, " ")) {
-                const double error = apart(
-                    scores(shape, *kernels_of(name), 2, shape.most_rows, is_bfloat), wanted);
-                printf("%s format %d hidden %ld: %.1e\n", name, format, static_cast<long>(shape.hidden), error);
-                failures += !(error <= bounds[format]) + narrow_failures(shape, *kernels_of(name));
-            }
+            for (char *name = strtok(levels.data(), " "); name; name = strtok(nullptr, " "))
+                failures += narrow_failures(shape, *find_kernels(name));
+            failures += score_failures(shape);
         }
     }
-    return failures;
+    std::string levels = beholder_levels();
+    for (char *name = strtok(levels.data(), " "); name; name = strtok(nullptr, " ")) {
+        const Kernels &kernels = *find_kernels(name);
+        failures += product_failures(kernels) + row_failures(kernels) + filter_failures(kernels);
+    }
+    return failures > 0;
 }

@@ -194,9 +194,13 @@ class Shelf:
 
     def __init__(self, narrow: NarrowLinear) -> None:
         self.codes, self.scales = (kept.clone() for kept in narrow.rows(0, narrow.out_features))
+        self.narrow, self.columns = narrow.narrow, narrow.in_features
 
     def rows(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         return self.codes[first:last].clone(), self.scales[first:last].clone()
+
+    def widen(self, first: int, last: int, wide: Tensor) -> None:
+        wide.copy_(dequantize(*self.rows(first, last), self.narrow, self.columns))
 
 
 @pytest.mark.parametrize("form", FORMS[:2], ids=NAMES[:2])

@@ -94,9 +94,53 @@ def test_flags_and_sources_change_the_digest(monkeypatch, tmp_path):
     assert building.digest() != before
 
 
-def test_other_processors_get_the_portable_kernels(monkeypatch):
-    monkeypatch.setattr(building.platform, "machine", lambda: "aarch64")
-    assert list(building.levels_here("g++")) == ["portable"]
+def compiler(folder: Path, machine: str, *refused: str) -> list[str]:
+    """A compiler for that kind of machine, which knows all flags but these."""
+    path = folder / "compiler"
+    knows = "".join(f'case "$*" in *{flag}*) exit 1;; esac\n' for flag in refused)
+    path.write_text(f'#!/bin/sh\n{knows}[ "$1" = -dumpmachine ] && echo {machine}\nexit 0\n')
+    path.chmod(0o755)
+    return [str(path)]
+
+
+@pytest.mark.parametrize(
+    ("machine", "levels"),
+    [
+        ("x86_64-linux-gnu", ["avx512", "avx2", "portable"]),
+        ("aarch64-unknown-linux-gnu", ["neon", "neon_plain", "portable"]),
+        ("arm64-apple-darwin23.6.0", ["neon", "neon_plain", "portable"]),
+        ("riscv64-linux-gnu", ["portable"]),
+    ],
+)
+def test_levels_are_those_of_the_machine_that_is_compiled_for(tmp_path, machine, levels):
+    """Which a cross compiler tells: it is not this one."""
+    assert list(building.levels_for(compiler(tmp_path, machine))) == levels
+
+
+def test_a_level_that_the_compiler_does_not_know_is_left_out(tmp_path):
+    old = compiler(tmp_path, "aarch64-linux-gnu", "dotprod")
+    assert list(building.levels_for(old)) == ["neon_plain", "portable"]
+
+
+def test_a_compiler_that_tells_no_machine_compiles_for_this_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(building.platform, "machine", lambda: "arm64")
+    assert list(building.levels_for(compiler(tmp_path, ""))) == ["neon", "neon_plain", "portable"]
+
+
+def test_the_compiler_may_be_told_with_arguments(tmp_path, monkeypatch):
+    [path] = compiler(tmp_path, "aarch64-linux-gnu")
+    monkeypatch.setenv("CXX", f"{path} --target=aarch64-linux-gnu")
+    assert building.find_compiler() == [path, "--target=aarch64-linux-gnu"]
+
+
+def test_a_compiler_that_is_told_and_not_there_is_no_other(monkeypatch):
+    """Somebody who compiles for another machine would get a library for this one."""
+    monkeypatch.setenv("CXX", "no-such-compiler -O3")
+    with pytest.raises(building.BuildError) as caught:
+        building.find_compiler()
+    assert str(caught.value) == (
+        "there is no compiler 'no-such-compiler', which $CXX names; install it, or unset CXX"
+    )
 
 
 def test_every_source_is_compiled():

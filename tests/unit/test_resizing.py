@@ -11,12 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import beholder.api  # noqa: F401  (it lets large pictures be filtered natively)
 from beholder.core.errors import InputError
 from beholder.families.llava.views import LlavaImageProcessor
 from beholder.families.qh360vl.views import QH360VLImageProcessor
+from beholder.generation.native import library as native
+from beholder.generation.native import pictures
 from beholder.processing import images, pages, resizing
+from beholder.processing.bicubic import bicubic as bicubic_pass
 from beholder.processing.images import adopt_picture, normalise, open_picture, open_pictures, pad_to_square
-from beholder.processing.resizing import resize, resize_on_square
+from beholder.processing.resizing import filter_with, resize, resize_on_square
 
 COLOUR = (122, 116, 104)
 SIZES = [(61, 40), (40, 61), (301, 7), (7, 301), (33, 33), (33, 34), (56, 90), (90, 56), (1, 9), (250, 249)]
@@ -27,13 +31,26 @@ def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
     return Image.fromarray(draw.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
 
-@pytest.fixture(params=["whole", "strips"])
+LEVELS = native.status().levels
+INSTALLED = resizing._find_filter  # by what opens models
+
+
+@pytest.fixture(autouse=True)
+def pillow_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another test has opened may have put the native filter in."""
+    monkeypatch.setattr(resizing, "_find_filter", lambda: None)
+
+
+@pytest.fixture(params=["whole", "strips", *LEVELS])
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Also small pictures in strips, also where there is one core."""
+    """Also small pictures in strips, also where there is one core; natively, at every level there is."""
     monkeypatch.setattr(resizing, "threads", lambda: 3)
-    if request.param == "strips":
+    if request.param != "whole":
         monkeypatch.setattr(resizing, "LARGE", 1)
         monkeypatch.setattr(resizing, "STRIP", 7)
+    if request.param in LEVELS:
+        monkeypatch.setattr(pictures, "ROWS", 7)
+        monkeypatch.setattr(resizing, "_find_filter", lambda: pictures.Filter(request.param))
     return request.param
 
 
@@ -85,10 +102,12 @@ def test_large_pictures_are_cut_into_strips(cores: int, monkeypatch: pytest.Monk
 
 @given(
     width=st.integers(1, 260), height=st.integers(1, 260), side=st.integers(1, 80), strip=st.integers(1, 40),
-    cores=st.integers(1, 4), seed=st.integers(0, 9),
+    cores=st.integers(1, 4), seed=st.integers(0, 9), level=st.sampled_from([None, *LEVELS]),
 )  # fmt: skip
-@settings(max_examples=120, deadline=None, derandomize=True)
-def test_any_shape_in_any_strips(width: int, height: int, side: int, strip: int, cores: int, seed: int):
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_any_shape_in_any_strips(
+    width: int, height: int, side: int, strip: int, cores: int, seed: int, level: str | None
+):
     """Also where colours are as far apart as they can be, which the filter overshoots."""
     image = noise((width, height), seed)
     if seed % 2:
@@ -97,6 +116,8 @@ def test_any_shape_in_any_strips(width: int, height: int, side: int, strip: int,
         patch.setattr(resizing, "threads", lambda: cores)
         patch.setattr(resizing, "LARGE", 1)
         patch.setattr(resizing, "STRIP", strip)
+        patch.setattr(pictures, "ROWS", strip)
+        patch.setattr(resizing, "_find_filter", lambda: level and pictures.Filter(level))
         padded = resize_on_square(image, COLOUR, side)
         stretched = resize(image, (side, side + 3))
     assert padded.tobytes() == bicubic(pad_to_square(image, COLOUR), (side, side)).tobytes()
@@ -104,6 +125,25 @@ def test_any_shape_in_any_strips(width: int, height: int, side: int, strip: int,
     if height - side - 3 > max(0, 2 * (width - side)):
         between = bicubic(image, (width, side + 3))
     assert stretched.tobytes() == bicubic(between, (side, side + 3)).tobytes()
+
+
+@pytest.mark.skipif(not LEVELS, reason="native decode is not built")
+def test_what_opens_models_has_large_pictures_filtered_natively(monkeypatch: pytest.MonkeyPatch):
+    """At the real limits; Pillow is not asked, and gives the same bytes."""
+    image = noise((2100, 1003))
+    wanted = [bicubic(pad_to_square(image, COLOUR), (56, 56)), bicubic(image, (56, 56))]
+    filter_with(pictures.filter_here)
+    monkeypatch.delattr(Image.Image, "resize")
+    found = [resize_on_square(image, COLOUR, 56), resize(image, (56, 56))]
+    assert [one.tobytes() for one in found] == [one.tobytes() for one in wanted]
+    assert INSTALLED is pictures.filter_here
+
+
+def test_small_pictures_and_long_edges_stay_with_pillow(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(resizing, "_find_filter", lambda: pytest.fail("it is not worth it"))
+    resize(noise((1000, 1000)), (56, 56))
+    assert bicubic_pass(2**16 + 1, 56) is None
+    assert bicubic_pass(30, 56, 2000, 985) is None
 
 
 def test_a_narrow_strip_of_a_picture_takes_no_square():

@@ -20,6 +20,7 @@ GROUPS = (32, 64, 128)
 SCALE_DTYPES = {"int8": torch.float32, "int4": torch.bfloat16}
 CODE_DTYPES = {"int8": torch.int8, "int4": torch.uint8}
 WORD = 4  # bytes; in int4 columns 8n .. 8n+3 stand in the low halves of a word, 8n+4 .. 8n+7 in the high ones
+HALVES = (-8, 7)  # what half a byte holds
 OFFSET = 8  # of what is stored in half a byte: value + 8
 # What is smaller in all its weights counts as nothing: products with it are lost in any case.
 SMALLEST = 2.0**-100
@@ -102,6 +103,14 @@ def quantize(weight: Tensor, narrow: Narrow) -> tuple[Tensor, Tensor]:
     return codes, scales
 
 
+def pack_halves(wholes: Tensor) -> Tensor:
+    """Whole numbers from -8 to 7, (rows, columns), two in a byte; zeros fill up the last word."""
+    rows, columns = wholes.shape
+    filled = torch.nn.functional.pad(wholes, (0, -columns % (2 * WORD)))
+    halves = (filled + OFFSET).to(torch.uint8).view(rows, -1, 2, WORD)
+    return (halves[:, :, 0] | (halves[:, :, 1] << 4)).view(rows, -1)
+
+
 def dequantize(codes: Tensor, scales: Tensor, narrow: Narrow, columns: int) -> Tensor:
     """What rows of codes stand for, (rows, columns) float32."""
     if narrow.weights == "int8":
@@ -168,10 +177,8 @@ def _half_bytes_of(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
     most = _furthest(values)
     most = torch.where(most.abs() < SMALLEST, torch.zeros_like(most), most)
     scale = _best_half_byte_scale(values, most)
-    wholes = (values * _inverse(scale)[..., None]).clamp_(-8, 7).round_().view(rows, -1)[:, :width]
-    halves = (wholes + OFFSET).to(torch.uint8).view(rows, -1, 2, WORD)
-    codes = halves[:, :, 0] | (halves[:, :, 1] << 4)
-    return codes.view(rows, -1), scale.bfloat16()
+    wholes = (values * _inverse(scale)[..., None]).clamp_(*HALVES).round_().view(rows, -1)[:, :width]
+    return pack_halves(wholes), scale.bfloat16()
 
 
 def _best_half_byte_scale(values: Tensor, most: Tensor) -> Tensor:
@@ -183,7 +190,7 @@ def _best_half_byte_scale(values: Tensor, most: Tensor) -> Tensor:
     for step in HALF_STEPS:
         scale = (most / torch.full_like(most, step)).bfloat16().float()
         for _ in range(2):
-            torch.mul(values, _inverse(scale)[..., None], out=wholes).clamp_(-8, 7).round_()
+            torch.mul(values, _inverse(scale)[..., None], out=wholes).clamp_(*HALVES).round_()
             # Below 2^24, so exact in float32.
             products = torch.mul(wholes, near, out=room).sum(-1).double()
             squares = torch.mul(wholes, wholes, out=room).sum(-1).double()

@@ -1,7 +1,7 @@
 """A linear layer whose weight is stored narrow: PyTorch's product with it, the slow twin of the native one.
 
 The layer may lend its codes and scales to somebody who keeps them in another order, as native decode does:
-then there is one copy of them, and what PyTorch needs of it is asked for in blocks of rows.
+then there is one copy of them, and what PyTorch needs of it is asked for in blocks of rows, wide already.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ class Keeper(Protocol):
 
     def rows(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Codes and scales of some rows, in tensors of their own."""
+        ...
+
+    def widen(self, first: int, last: int, wide: Tensor) -> None:
+        """What they stand for into (rows, columns): the numbers that `dequantize` finds, in its format."""
         ...
 
 
@@ -80,19 +84,31 @@ class NarrowLinear(nn.Module):
             return self.keeper.rows(first, last)
         return self.codes.detach()[first:last], self.scales.detach()[first:last]
 
-    def dense(self, first: int = 0, last: int | None = None) -> Tensor:
-        """What some rows stand for, or all, (rows, columns) float32."""
-        codes, scales = self.rows(first, self.out_features if last is None else last)
-        return dequantize(codes, scales, self.narrow, self.in_features)
+    def dense(self, first: int = 0, last: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """What some rows stand for, or all, (rows, columns)."""
+        last = self.out_features if last is None else last
+        if self.keeper is None:
+            return dequantize(*self.rows(first, last), self.narrow, self.in_features).to(dtype)
+        wide = torch.empty((last - first, self.in_features), dtype=dtype)
+        self.keeper.widen(first, last, wide)
+        return wide
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The product, from as many rows at once as are cheap to make wide."""
-        step = max(1, BLOCK_WEIGHTS // self.in_features)
+        step = min(self.out_features, max(1, BLOCK_WEIGHTS // self.in_features))
+        # One piece of memory for all of them, where nobody looks at it again to find gradients.
+        room = None
+        if self.keeper is not None and not torch.is_grad_enabled():
+            room = torch.empty((step, self.in_features), dtype=inputs.dtype)
         pieces: list[Tensor] = []
         for first in range(0, self.out_features, step):
             last = min(first + step, self.out_features)
             bias = None if self.bias is None else self.bias[first:last]
-            weight = self.dense(first, last).to(inputs.dtype)
+            if self.keeper is None or room is None:
+                weight = self.dense(first, last, inputs.dtype)
+            else:
+                weight = room[: last - first]
+                self.keeper.widen(first, last, weight)
             pieces.append(nn.functional.linear(inputs, weight, bias))
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
 

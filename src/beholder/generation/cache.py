@@ -16,24 +16,36 @@ from transformers import Cache
 from beholder.core.errors import ConfigError
 from beholder.generation.attention import folded
 from beholder.generation.blocks import BlockTable
+from beholder.generation.kept import Kept
 from beholder.generation.machine import total_memory
 
 # The budget that nobody set: this many whole contexts, or a quarter of the memory, whichever is less.
 DEFAULT_CONTEXTS = 16
+BYTES = "int8"  # what keys and values may be kept as, besides what the model has them in
+SCALE_BYTES = torch.float32.itemsize  # of a token in one head, where they are
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What one token takes."""
+    """What one token takes: numbers of `dtype`, or, `in_bytes`, whole numbers of 8 bits and their scales."""
 
     layers: int
     heads: int
     width: int
     dtype: torch.dtype
+    in_bytes: bool = False
 
     @classmethod
-    def of(cls, model: Any) -> Geometry:
-        """Read from the language model's configuration; ConfigError if its layers keep something else."""
+    def of(cls, model: Any, kept: str | None = None) -> Geometry:
+        """Read from the language model's configuration; ConfigError if its layers keep something else.
+
+        `kept` is "int8", or None for the model's own number format; ConfigError for other names.
+        """
+        if kept not in (None, BYTES):
+            raise ConfigError(
+                f"kv_dtype is {kept!r}; keys and values are kept in {BYTES} or, with kv_dtype left out, in "
+                "the model's own number format"
+            )
         config = model.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"}:
@@ -45,12 +57,14 @@ class Geometry:
             getattr(config, "num_key_value_heads", None) or heads,
             width,
             model.dtype,
+            in_bytes=kept == BYTES,
         )
 
     @property
     def bytes_per_token(self) -> int:
         """Keys and values of all layers."""
-        return 2 * self.layers * self.heads * self.width * self.dtype.itemsize
+        each = self.width + SCALE_BYTES if self.in_bytes else self.width * self.dtype.itemsize
+        return 2 * self.layers * self.heads * each
 
 
 def device_memory(device: torch.device) -> int:
@@ -66,23 +80,28 @@ def default_memory(geometry: Geometry, context: int, device: torch.device) -> in
 
 
 class Store:
-    """The memory: per layer one tensor of keys and one of values, (H, N, D); taken when first written to."""
+    """The memory: per layer one of keys and one of values, (H, N, D); taken when first written to."""
 
     def __init__(self, geometry: Geometry, places: int, null_places: int, device: torch.device) -> None:
         self.geometry = geometry
         self.places = places
         self.null_places = null_places
         self.device = device
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
+        self.keys: list[Kept] = []
+        self.values: list[Kept] = []
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All memory that is taken so far."""
+        return [tensor for kept in (*self.keys, *self.values) for tensor in kept.tensors]
 
     @property
     def bytes(self) -> int:
         """What is taken so far: all of it once the first token was stored."""
-        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+        return sum(tensor.nbytes for tensor in self.tensors)
 
-    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of one layer, (H, N, D) each."""
+    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Kept, Kept]:
+        """Keys and values of one layer."""
         if index < len(self.keys):
             return self.keys[index], self.values[index]
         wanted = (self.geometry.heads, self.geometry.width)
@@ -99,11 +118,17 @@ class Store:
             self.values.append(memory[1])
         return self.keys[index], self.values[index]
 
-    def _memory(self, like: Tensor) -> Tensor:
-        H, D = self.geometry.heads, self.geometry.width
-        memory = torch.empty((H, self.places, D), dtype=like.dtype, device=like.device)
-        memory[:, : self.null_places] = 0  # read, but masked; it must be a number
-        return memory
+    def whole(self) -> tuple[list[Kept], list[Kept]]:
+        """Keys and values of all layers, whether anything was stored or not."""
+        if len(self.keys) < self.geometry.layers:
+            sample = torch.empty((1, self.geometry.heads, 1, self.geometry.width), dtype=self.geometry.dtype)
+            sample = sample.to(self.device)
+            self.layer(self.geometry.layers - 1, sample, sample)
+        return self.keys, self.values
+
+    def _memory(self, sample: Tensor) -> Kept:
+        shape = (self.geometry.heads, self.places, self.geometry.width)
+        return Kept.like(sample, shape, self.null_places, in_bytes=self.geometry.in_bytes)
 
 
 def stored_places(tables: Sequence[BlockTable], stops: Sequence[int], rows: int, length: int) -> Tensor:
@@ -141,7 +166,7 @@ class StoredView(Cache):
         self.store = store
         self.count = count
         filler = filler or [0] * len(tables)
-        self._kept = self._not_filler(filler) if any(filler) else None
+        self._no_filler = self._not_filler(filler) if any(filler) else None
         self.direct = direct
         self.attended = 0  # how often the layers asked `attend`, which they must after every update
         self.updated = 0
@@ -154,8 +179,8 @@ class StoredView(Cache):
         )
         self._at = self._new_places(tables, starts)
         self._gather = None if self._ranges else self._all_places(tables)
-        self._keys: Tensor | None = None
-        self._values: Tensor | None = None
+        self._keys: Kept | None = None
+        self._values: Kept | None = None
 
     def _new_places(self, tables: Sequence[BlockTable], starts: Sequence[int]) -> Tensor | tuple[int, int]:
         """Where the new tokens go: a range, or an index of rows * count places."""
@@ -183,7 +208,10 @@ class StoredView(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Store (B, H, Q, D) keys and values; all of the rows', (B, H, T, D), come back unless `direct`."""
+        """Store (B, H, Q, D) keys and values; all of the rows', (B, H, T, D), come back unless `direct`.
+
+        The new ones too are as they are stored: whoever reads them later reads the same.
+        """
         keys, values = self.store.layer(layer_idx, key_states, value_states)
         self._write(keys, key_states)
         self._write(values, value_states)
@@ -195,14 +223,11 @@ class StoredView(Cache):
             return self.row(0)
         return self._gathered(keys), self._gathered(values)
 
-    def _write(self, memory_HND: Tensor, new_BHQD: Tensor) -> None:
-        flat_HND = new_BHQD[0] if len(new_BHQD) == 1 else new_BHQD.transpose(0, 1).flatten(1, 2)
-        if self._kept is not None:
-            flat_HND = flat_HND.index_select(1, self._kept)
-        if isinstance(self._at, tuple):
-            memory_HND[:, self._at[0] : self._at[1]] = flat_HND
-        else:
-            memory_HND.index_copy_(1, self._at, flat_HND)
+    def _write(self, memory: Kept, new_BHQD: Tensor) -> None:
+        flat_HTD = new_BHQD[0] if len(new_BHQD) == 1 else new_BHQD.transpose(0, 1).flatten(1, 2)
+        if self._no_filler is not None:
+            flat_HTD = flat_HTD.index_select(1, self._no_filler)
+        memory.write(self._at, flat_HTD)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
@@ -216,23 +241,23 @@ class StoredView(Cache):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def row(self, index: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of one row at the layer that was updated last, (1, H, T, D); no copy of one run."""
+        """Keys and values of one row at the layer that was updated last, (1, H, T, D); no copy of one run
+        unless they are kept in bytes."""
         assert self._keys is not None
         assert self._values is not None
         ranges = self._ranges[index]
         if len(ranges) == 1:
-            first, last = ranges[0]
-            return self._keys[None, :, first:last], self._values[None, :, first:last]
+            return self._keys.run(*ranges[0])[None], self._values.run(*ranges[0])[None]
         pieces = [
-            torch.cat([memory[:, first:last] for first, last in ranges], dim=1)[None]
+            torch.cat([memory.run(first, last) for first, last in ranges], dim=1)[None]
             for memory in (self._keys, self._values)
         ]
         return pieces[0], pieces[1]
 
-    def _gathered(self, memory_HND: Tensor) -> Tensor:
+    def _gathered(self, memory: Kept) -> Tensor:
         assert self._gather is not None
         B, T = self._gather.shape
-        return memory_HND.index_select(1, self._gather.flatten()).unflatten(1, (B, T)).transpose(0, 1)
+        return memory.gathered(self._gather.flatten()).unflatten(1, (B, T)).transpose(0, 1)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Stored tokens of the longest row."""

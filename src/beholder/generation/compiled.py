@@ -18,6 +18,7 @@ from beholder.core.errors import ConfigError
 from beholder.generation.attention import folded
 from beholder.generation.blocks import BlockTable
 from beholder.generation.cache import Store, stored_places
+from beholder.generation.kept import Kept
 
 # What torch.compile calls modes; with the first, a GPU's kernels are launched together as one CUDA graph.
 MODES = ("reduce-overhead", "default", "max-autotune", "max-autotune-no-cudagraphs")
@@ -31,7 +32,7 @@ class FixedView(Cache):
 
     is_compileable = False  # pyright: ignore[reportAssignmentType]  # a property there, an attribute of other caches
 
-    def __init__(self, keys: list[Tensor], values: list[Tensor], new_B: Tensor, all_BT: Tensor) -> None:
+    def __init__(self, keys: list[Kept], values: list[Kept], new_B: Tensor, all_BT: Tensor) -> None:
         super().__init__(layers=[])
         self.keys = keys
         self.values = values
@@ -43,11 +44,9 @@ class FixedView(Cache):
     ) -> tuple[Tensor, Tensor]:
         """Store (B, H, 1, D) keys and values; all of the rows', (B, H, T, D), come back."""
         found: list[Tensor] = []
-        for memory_HND, new_BH1D in (
-            (self.keys[layer_idx], key_states), (self.values[layer_idx], value_states)
-        ):  # fmt: skip
-            memory_HND.index_copy_(1, self.new_B, new_BH1D[:, :, 0].transpose(0, 1))
-            rows = memory_HND.index_select(1, self.all_BT.flatten())
+        for memory, new_BH1D in ((self.keys[layer_idx], key_states), (self.values[layer_idx], value_states)):
+            memory.write(self.new_B, new_BH1D[:, :, 0].transpose(0, 1))
+            rows = memory.gathered(self.all_BT.flatten())
             found.append(rows.unflatten(1, self.all_BT.shape).transpose(0, 1))
         return found[0], found[1]
 
@@ -135,7 +134,7 @@ class CompiledDecode:
 
     def _mark(self) -> None:
         """Say that the memory of keys and values stays where it is: a CUDA graph may then write to it."""
-        memory = [*self.store.keys, *self.store.values]
+        memory = self.store.tensors
         if len(memory) > self._marked:
             for tensor in memory:
                 torch._dynamo.mark_static_address(tensor)

@@ -6,6 +6,7 @@ there is anything to do. Takes tensors, gives token ids.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Generator, Iterable, Mapping
 from typing import Any
@@ -28,12 +29,15 @@ from beholder.generation.stats import Stats
 from beholder.generation.steps import Job, Steps
 from beholder.generation.threads import Threads
 
+log = logging.getLogger("beholder")
+
 
 class Engine:
     """Continuous batching over one transformers image-text model. May be used from several threads.
 
     `kv_memory` bytes hold keys and values in blocks of `block` tokens (left out: room for 16 whole contexts,
-    at most a quarter of the memory). While answers stream, a step reads at most `chunk` prompt tokens, else
+    at most a quarter of the memory), in the model's number format or, with `kv_dtype` "int8", in whole
+    numbers of 8 bits, see `Kept`. While answers stream, a step reads at most `chunk` prompt tokens, else
     `idle_chunk`. `prefix_cache` keeps what was computed for later prompts that begin alike, `picture_memory`
     bytes keep picture features; False and 0 switch them off. `packed_memory` bytes hold second copies of
     weights for faster steps on the CPU, 0 for none, see `PackedWeights`; `threads` bounds the threads of a
@@ -46,6 +50,7 @@ class Engine:
         model: PreTrainedModel,
         *,
         kv_memory: int | None = None,
+        kv_dtype: str | None = None,
         block: int = 16,
         chunk: int = 256,
         idle_chunk: int = 2048,
@@ -59,10 +64,13 @@ class Engine:
         compile: str | None = None,
     ) -> None:
         self.model = model.eval()
-        geometry = Geometry.of(model)
+        self.kv_dtype = kv_dtype
+        geometry = Geometry.of(model, kv_dtype)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", 2048)
         memory = default_memory(geometry, context, model.device) if kv_memory is None else kv_memory
         self.kv_bytes_per_token = geometry.bytes_per_token
+        if geometry.in_bytes:
+            log.info("keys and values are kept in %s: %d bytes a token", kv_dtype, self.kv_bytes_per_token)
         blocks = memory // (self.kv_bytes_per_token * block) - 1  # one is the null block
         if min(blocks, block, chunk, idle_chunk, most_running) < 1:
             raise ConfigError(

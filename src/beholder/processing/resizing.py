@@ -2,22 +2,52 @@
 
 It works in two passes, across and then down, that each round to bytes. Rows do not depend on each other in
 the first, so strips of them may be computed side by side, and a border of one colour stays that colour.
+Somebody who sums pixels up faster than Pillow may be asked to do it.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from beholder.processing.bicubic import Pass, bicubic
+
 Colour = tuple[int, int, int]
+Pixels = NDArray[np.uint8]
 
 BICUBIC = Image.Resampling.BICUBIC
 # Below so many pixels a thread takes longer to start than it saves.
 LARGE = 2**21
 MOST_THREADS = 4
 STRIP = 128  # rows
+NARROWEST = 4  # pixels of a row that a filter writes at once
+
+
+class Filter(Protocol):
+    """Who computes the two passes of a large picture, in pixels of four bytes."""
+
+    def across(self, image: Image.Image, way: Pass, threads: int) -> Pixels:
+        """An RGB picture to (its height, places, 4)."""
+        ...
+
+    def down(self, pixels: Pixels, way: Pass) -> Pixels:
+        """(height, width, 4) to (places, width, 4)."""
+        ...
+
+
+_find_filter: Callable[[], Filter | None] = lambda: None  # noqa: E731  (it is replaced, not called by name)
+
+
+def filter_with(find: Callable[[], Filter | None]) -> None:
+    """Ask this for who filters large pictures; None where Pillow does."""
+    global _find_filter
+    _find_filter = find
 
 
 def threads() -> int:
@@ -37,6 +67,8 @@ def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     shrinks = image.height - height
     if shrinks > max(0, 2 * (image.width - width)):
         return image.resize((image.width, height), BICUBIC).resize(size, BICUBIC)
+    if (made := _filtered(image, size)) is not None:
+        return made
     return _across(image, width).resize(size, BICUBIC)
 
 
@@ -55,6 +87,8 @@ def resize_on_square(image: Image.Image, colour: Colour, side: int) -> Image.Ima
     own, for there pixels of the border and of the picture are mixed.
     """
     edge = max(image.size)
+    if (made := _filtered(image, (side, side), edge, colour)) is not None:
+        return made
     above, beside = (edge - image.height) // 2, (edge - image.width) // 2
     across = _across(image, side, edge, beside, colour)
     if above == 0 and across.height == edge:
@@ -62,6 +96,21 @@ def resize_on_square(image: Image.Image, colour: Colour, side: int) -> Image.Ima
     canvas = Image.new("RGB", (side, edge), colour)
     canvas.paste(across, (0, above))
     return canvas.resize((side, side), BICUBIC)
+
+
+def _filtered(
+    image: Image.Image, size: tuple[int, int], edge: int | None = None, colour: Colour = (0, 0, 0)
+) -> Image.Image | None:
+    """Both passes by the filter, on a square of `edge` if that is given; None where Pillow has to do it."""
+    if image.width * image.height < LARGE or size[0] < NARROWEST or (found := _find_filter()) is None:
+        return None
+    wide, tall = (edge or image.width), (edge or image.height)
+    across = bicubic(image.width, size[0], wide, (wide - image.width) // 2, colour)
+    down = bicubic(image.height, size[1], tall, (tall - image.height) // 2, colour)
+    if across is None or down is None:
+        return None
+    pixels = found.down(found.across(image, across, threads()), down)
+    return Image.frombytes("RGB", size, pixels.data, "raw", "RGBX")
 
 
 def _across(

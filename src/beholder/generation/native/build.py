@@ -9,27 +9,33 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent / "source"
 LIBRARY = SOURCES.parent / "_decode.so"
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wno-psabi")
-# What a processor of each level has; on others than x86-64 there is only the portable one.
+# What a processor of each level has; the best first.
 LEVELS = {
     "avx512": (
         "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mavx512bf16",
         "-mavx2", "-mfma", "-Wno-uninitialized", "-Wno-maybe-uninitialized",  # GCC 12, of its headers
     ),
     "avx2": ("-mavx2", "-mfma"),
+    "neon": ("-march=armv8.2-a+dotprod",),
+    "neon_plain": ("-march=armv8-a",),
     "portable": (),
 }  # fmt: skip
-X86 = {"x86_64", "amd64"}
+# Which of them a machine may have beside the portable one.
+X86, ARM = ("avx512", "avx2"), ("neon", "neon_plain")
+MACHINES = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}
 COMMON = ("attention", "interface", "memory", "packed", "threads", "trunk")
 
 
@@ -46,27 +52,36 @@ def digest(extra: Sequence[str] = ()) -> str:
     return total.hexdigest()[:16]
 
 
-def find_compiler() -> str:
-    """The compiler named by CXX, or the first of those known; BuildError where there is none."""
-    for name in filter(None, (os.environ.get("CXX"), *COMPILERS)):
-        if shutil.which(name):
-            return name
-    raise BuildError(
-        f"there is no C++ compiler here (looked for $CXX, {', '.join(COMPILERS)}); install one, "
-        "on Debian and Ubuntu: apt-get install g++"
-    )
+def find_compiler() -> list[str]:
+    """The words of $CXX, or the first compiler of those known; BuildError where there is none."""
+    told = shlex.split(os.environ.get("CXX", ""))
+    if told and not shutil.which(told[0]):
+        raise BuildError(f"there is no compiler {told[0]!r}, which $CXX names; install it, or unset CXX")
+    found = told or next(([name] for name in COMPILERS if shutil.which(name)), [])
+    if not found:
+        raise BuildError(
+            f"there is no C++ compiler here (looked for $CXX, {', '.join(COMPILERS)}); install one, "
+            "on Debian and Ubuntu: apt-get install g++"
+        )
+    return found
 
 
-def levels_here(compiler: str) -> dict[str, tuple[str, ...]]:
-    """The levels that this machine's kind of processor may have and this compiler can build."""
-    if platform.machine().lower() not in X86:
-        return {"portable": ()}
-    return {name: flags for name, flags in LEVELS.items() if _accepts(compiler, flags)}
+def levels_for(compiler: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The levels that the machine this compiler compiles for may have, and that it can build."""
+    own = (*MACHINES.get(_machine_of(compiler), ()), "portable")
+    return {name: flags for name, flags in LEVELS.items() if name in own and _accepts(compiler, flags)}
 
 
-def _accepts(compiler: str, flags: Sequence[str]) -> bool:
-    command = [compiler, *flags, "-x", "c++", "-fsyntax-only", os.devnull]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+def _machine_of(compiler: Sequence[str]) -> str:
+    """What kind of machine is compiled for, which is another than this one for a cross compiler."""
+    command = [*compiler, "-dumpmachine"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return (told or platform.machine()).split("-")[0].lower()
+
+
+def _accepts(compiler: Sequence[str], flags: Sequence[str]) -> bool:
+    command = [*compiler, *flags, "-x", "c++", "-fsyntax-only", os.devnull]
+    return not flags or subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def build(target: Path = LIBRARY, *, flags: Sequence[str] = (), extra: Sequence[Path] = ()) -> Path:
@@ -75,21 +90,25 @@ def build(target: Path = LIBRARY, *, flags: Sequence[str] = (), extra: Sequence[
     BuildError without a compiler, and with the compiler's words where it fails.
     """
     compiler = find_compiler()
-    levels = levels_here(compiler)
+    levels = levels_for(compiler)
     defines = [f'-DSOURCES="{digest(flags)}"', *(f"-DWITH_{level.upper()}" for level in levels)]
     is_program = "-fPIE" in flags
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        units = {path.stem: (path, ()) for path in extra}
+        # What takes longest comes first; as many at once as there are processors.
+        units = {f"kernels_{name}": (SOURCES / f"kernels_{name}.cpp", own) for name, own in levels.items()}
         units |= {name: (SOURCES / f"{name}.cpp", ()) for name in COMMON}
-        units |= {f"kernels_{name}": (SOURCES / f"kernels_{name}.cpp", own) for name, own in levels.items()}
-        objects = []
-        for name, (path, own) in units.items():
-            objects.append(f"{folder}/{name}.o")
-            include = ("-I", str(SOURCES))
-            _call([compiler, *FLAGS, *own, *defines, *include, *flags, "-c", str(path), "-o", objects[-1]])
+        units |= {path.stem: (path, ()) for path in extra}
+        objects = {name: f"{folder}/{name}.o" for name in units}
+        always = (*defines, "-I", str(SOURCES), *flags)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            commands = (
+                [*compiler, *FLAGS, *own, *always, "-c", str(path), "-o", objects[name]]
+                for name, (path, own) in units.items()
+            )
+            list(pool.map(_call, commands))
         made = Path(folder) / target.name
         shape = () if is_program else ("-shared",)
-        _call([compiler, *shape, "-pthread", *flags, *objects, "-o", str(made)])
+        _call([*compiler, *shape, "-pthread", *flags, *objects.values(), "-o", str(made)])
         os.replace(made, target)
     return target
 

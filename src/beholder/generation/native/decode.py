@@ -197,11 +197,8 @@ class NativeDecode:
             self._pack()
 
     def _memory_of(self, store: Store) -> KeyValues:
-        if len(store.keys) < store.geometry.layers:
-            like = torch.empty((1, store.geometry.heads, 1, store.geometry.width), dtype=store.geometry.dtype)
-            store.layer(store.geometry.layers - 1, like, like)
-        if self._memory is None or self._memory.layers[0][0] is not store.keys[0]:
-            self._memory = KeyValues(list(zip(store.keys, store.values, strict=True)))
+        if self._memory is None or self._memory.layers[0][0] is not store.whole()[0][0].numbers:
+            self._memory = KeyValues.of(store)
         return self._memory
 
     def _pack(self) -> None:
@@ -239,8 +236,10 @@ class NativeDecode:
         memory = KeyValues(
             [(torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in range(count)]
         )
-        steps = [self.trunk.step([token], [at], memory, [[(0, at + 1)]]) for at, token in enumerate(ids)]
-        scores = self._as_model(steps[-1])[0]
+        # Read as a prompt and stepped as an answer: both ways must have been seen.
+        last = PROOF_TOKENS - 1
+        self.trunk.read(ids[:last], list(range(last)), memory, [(0, last)])
+        scores = self._as_model(self.trunk.step(ids[last:], [last], memory, [[(0, last + 1)]]))[0]
         seen = wanted.isfinite()
         error = (scores - wanted)[seen].pow(2).mean().sqrt() / wanted[seen].std()
         if not torch.equal(seen, scores.isfinite()) or not error <= PROOF[self.packing.weights]:
@@ -257,17 +256,17 @@ def _own_format(model: Any) -> str:
 
 
 def _packing(model: Any, choice: bool | str) -> Packing:
-    """The form of packed weights: a narrow model's own; ConfigError where another is asked for."""
-    if not is_narrow(model):
-        return Packing(_own_format(model) if choice in (True, AUTO) else str(choice))
-    _own_format(model)  # of its dense parts, and of keys and values
-    stored = stored_packing(parts_of(model))
-    if stored is None or choice not in (True, AUTO, stored.weights):
-        have = "dense" if stored is None else stored.weights
-        raise ConfigError(
-            f"the language model's weights are {have} already, and native is {choice!r}; leave it out"
-        )
-    return stored
+    """The form of packed weights: what is asked for, else a narrow model's own, or a dense one's format.
+
+    Whether a narrow model can be packed in what is asked for is `check_stored`'s to say, as packing begins.
+    """
+    stored = None
+    if is_narrow(model):
+        _own_format(model)  # of its dense parts
+        stored = stored_packing(parts_of(model))
+    if stored is not None and choice in (True, AUTO, stored.weights):
+        return stored
+    return Packing(_own_format(model) if choice in (True, AUTO) else str(choice))
 
 
 def _check_quiet(model: Any, parts: TrunkParts) -> None:

@@ -34,9 +34,9 @@ class Step(Structure):
     _fields_ = [
         ("rows", c_int64),
         *((name, c_void_p) for name in ("hidden", "cosines", "sines", "ranges", "range_ends")),
-        *((name, c_void_p) for name in ("keys", "values")),
+        *((name, c_void_p) for name in ("keys", "values", "key_scales", "value_scales")),
         ("places", c_int64),
-        ("is_bfloat", c_int32),
+        ("stored", c_int32),
         ("is_text", c_int32),
         ("logits", c_void_p),
         ("logits_stride", c_int64),
@@ -53,10 +53,18 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         c_char_p,
         (c_char_p, c_int32, c_int32, c_void_p, c_int32, c_int64, c_int64, c_void_p, c_void_p),
     ),
+    "filter": (
+        c_char_p,
+        (c_char_p, c_int32, c_int64, c_int64, *(c_void_p,) * 4, c_int64, c_int64, c_void_p),
+    ),
     "put_codes": (None, (c_void_p, c_int64, c_int32, c_void_p, c_void_p, c_int64, c_int64, c_int64)),
     "take_codes": (
         None,
         (c_void_p, c_int64, c_int32, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64),
+    ),
+    "widen_codes": (
+        None,
+        (c_void_p, c_int64, c_int32, c_void_p, c_int32, c_int64, c_int64, c_int64, c_int64),
     ),
     "drop": (None, (c_void_p, c_int64, c_int32)),
     "put_bias": (None, (c_void_p, c_int64, c_int32, c_void_p, c_int64, c_int64, c_int64)),
@@ -73,7 +81,7 @@ class Status:
     """Whether native decode can be used here."""
 
     is_built: bool
-    levels: tuple[str, ...]  # what this processor has of "avx512", "avx2", "portable", best first
+    levels: tuple[str, ...]  # what this processor has of those in build.py, best first
     reason: str  # why it is not built, or empty
 
     def __str__(self) -> str:

@@ -14,18 +14,19 @@ from torch import Tensor
 from beholder.core.narrow_linear import NarrowLinear
 
 if TYPE_CHECKING:
-    from beholder.generation.native.trunk import PackedTrunk
+    from beholder.generation.native.packed_parts import PackedParts
 
 MAPS = Path("/proc/self/maps")  # what this process has mapped, on Linux
 DETAILS = Path("/proc/self/smaps")  # the same with what each part takes
 DONT_NEED = 4  # MADV_DONTNEED
 PAGE = 4096
+WIDE = (torch.float32, torch.bfloat16)  # what packed rows are made wide in; other formats follow from these
 
 
 class Loan:
     """One layer's rows of a packed part. It keeps the trunk, and so what is lent, alive."""
 
-    def __init__(self, trunk: PackedTrunk, linear: NarrowLinear, place: tuple[int, int, int, int]) -> None:
+    def __init__(self, trunk: PackedParts, linear: NarrowLinear, place: tuple[int, int, int, int]) -> None:
         self.trunk, self.linear, self.place = trunk, linear, place
 
     @property
@@ -45,6 +46,14 @@ class Loan:
         scales = torch.empty(form.scale_shape(last - first, columns), dtype=form.scale_dtype)
         self.trunk.take(self.place, codes, scales, first, last)
         return codes, scales
+
+    def widen(self, first: int, last: int, wide: Tensor) -> None:
+        """What they stand for into (rows, columns)."""
+        is_own = wide.dtype in WIDE and wide.is_contiguous()
+        made = wide if is_own else torch.empty(wide.shape, dtype=torch.float32)
+        self.trunk.widen(self.place, made, first, last)
+        if not is_own:
+            wide.copy_(made)
 
 
 def let_go(tensors: Iterable[Tensor]) -> None:

@@ -20,6 +20,8 @@ using Bytes = Ints;
 constexpr int BYTE_OFFSET = 0;
 // How many rows of the batch stand in registers at once.
 constexpr int TILE_ROWS = 2;
+// Chains of sums of a single row.
+constexpr int MOST_CHAINS = 4;
 // How many query heads of a key head attend at once.
 constexpr int MOST_HEADS = 4;
 
@@ -33,6 +35,12 @@ inline Floats load(const float *from) { return {_mm256_loadu_ps(from), _mm256_lo
 inline Floats load(const uint16_t *from) {
     return {_mm256_castsi256_ps(widened(from)), _mm256_castsi256_ps(widened(from + 8))};
 }
+#define LEVEL_WIDENS_BYTES
+inline __m256 widened_half(const int8_t *from) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(from));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+}
+inline Floats widened_bytes(const int8_t *from) { return {widened_half(from), widened_half(from + 8)}; }
 template <typename Number>
 inline Floats load_some(const Number *from, long count) {
     Number filled[LANES] = {};

@@ -16,6 +16,8 @@ using Bytes = __m512i;
 constexpr int BYTE_OFFSET = 128;
 // How many rows of the batch stand in registers at once.
 constexpr int TILE_ROWS = 8;
+// Chains of sums of a single row.
+constexpr int MOST_CHAINS = 4;
 // How many query heads of a key head attend at once.
 constexpr int MOST_HEADS = 8;
 
@@ -25,6 +27,10 @@ inline Floats load(const float *from) { return _mm512_loadu_ps(from); }
 inline Floats load(const uint16_t *from) {
     const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+#define LEVEL_WIDENS_BYTES
+inline Floats widened_bytes(const int8_t *from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
 }
 inline Floats load_some(const float *from, long count) {
     return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);

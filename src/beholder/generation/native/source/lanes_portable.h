@@ -16,6 +16,8 @@ struct Bytes {
 constexpr int BYTE_OFFSET = 0;
 // How many rows of the batch stand in registers at once.
 constexpr int TILE_ROWS = 2;
+// Chains of sums of a single row.
+constexpr int MOST_CHAINS = 4;
 // How many query heads of a key head attend at once.
 constexpr int MOST_HEADS = 4;
 

@@ -5,7 +5,10 @@
 
 #include "products.h"
 #include "vectors.h"
+#include "filter.h"
 #include "packing.h"
+#include "widening.h"
+#include "attention_bytes.h"
 
 #ifdef LEVEL_ATTENTION
 #include LEVEL_ATTENTION
@@ -18,7 +21,9 @@ namespace beholder {
 const Kernels *LEVEL_TABLE() {
     static const Kernels table = {
         LEVEL_NAME, multiply_blocks, convert_row, normalise_row, gate_row, attend_row<float>, ATTEND_BFLOAT,
-        pack_row,
+        attend_codes, keep_row,
+        pack_row, widen_row<float>, widen_row<uint16_t>,
+        filter_across, filter_down,
     };
     return &table;
 }

@@ -61,14 +61,25 @@ struct Heads {
     long width;      // of a head
     long width_padded;
     const float *queries;  // [group][width_padded], scaled and turned
-    const void *keys;      // [place][width] of this key head, float or bfloat16
+    const void *keys;      // [place][width] of this key head, float, bfloat16 or bytes
     const void *values;
+    const float *key_scales;  // [place], of bytes
+    const float *value_scales;
     const int64_t *ranges;  // pairs: first place, one past the last
     long range_count;
     long length;     // places in all ranges
     long length_padded;
     float *scores;   // [group][length_padded]
     float *mixed;    // [group][width_padded], the result
+};
+
+// One pass of a picture filter: each place of the result is a weighted sum of neighbouring pixels.
+struct Filter {
+    long places;             // of the result along the axis
+    long taps;               // weights of a place, a multiple of 4
+    const int32_t *firsts;   // [places] pixels that the weights begin at
+    const int32_t *weights;  // [places][taps], 22 bits behind the point
+    const int32_t *starts;   // [places][4] what the sums of a pixel's bytes begin with
 };
 
 struct Kernels {
@@ -83,13 +94,26 @@ struct Kernels {
     void (*gate)(const float *gates, const float *ups, long count, float *y);
     void (*attend_float)(const Heads &);
     void (*attend_bfloat)(const Heads &);
+    void (*attend_bytes)(const Heads &);
+    // `count` floats, padded with zeros to 16, as bytes and their scale: what generation/kept.py stores.
+    void (*keep)(const float *x, long count, int8_t *to, float *scale);
     // One row of floats, padded with zeros to `width`, into a matrix.
     void (*pack)(const Matrix &, long row, const float *source, float *scratch);
+    // One row of an INT8 or INT4 matrix as what it stands for, in float or bfloat16.
+    void (*widen_float)(const Matrix &, long row, float *to);
+    void (*widen_bfloat)(const Matrix &, long row, uint16_t *to);
+    // The two passes over pixels of four bytes; see filter.h.
+    void (*filter_across)(const Filter &, const uint8_t *pixels, long stride, long rows, uint8_t *out);
+    void (*filter_down)(const Filter &, const uint8_t *pixels, long stride, long bytes, uint8_t *out);
 };
 
 const Kernels *kernels_avx512();
 const Kernels *kernels_avx2();
+const Kernels *kernels_neon();
+const Kernels *kernels_neon_plain();
 const Kernels *kernels_portable();
+// The kernels of a level; null where this processor or build has no such level.
+const Kernels *find_kernels(const char *level);
 
 inline float word_as_float(uint32_t bits) {
     union {

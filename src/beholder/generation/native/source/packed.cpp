@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <system_error>
+#include <thread>
 
 #include "trunk.h"
 
@@ -16,7 +18,7 @@ long target(long index, long first, long spread) {
 }
 
 // A narrow matrix row by row: what int8 stores as value + 128 is signed there, and rows are as long as told;
-// int4 has its words. The rows' words stand STEP_BYTES apart here.
+// int4 has its words. A row's words stand STEP_BYTES apart here.
 struct Rows {
     long length;   // bytes of a row
     long words;    // of four bytes, of which the last may be a part
@@ -24,31 +26,77 @@ struct Rows {
     explicit Rows(const Matrix &m)
         : length(m.format == INT8 ? m.columns : m.steps * 4), words(m.steps),
           flip(m.format == INT8 ? 0x80808080u : 0) {}
-    long part(long word) const { return std::min(4L, length - 4 * word); }
 };
 
 bool is_narrow(const Matrix &m) { return m.format == INT8 || m.format == INT4; }
 
-// Rows `from` to `to` of a source that was packed, as the source had them.
-void read_rows(const Matrix &m, uint8_t *codes, void *scales, long from, long to, long first, long spread) {
+uint8_t *words_of(const Matrix &m, long row) {
+    return m.weights + row / BLOCK * m.block_bytes + row % BLOCK * 4;
+}
+
+// Calls task(first, last) for pieces of LANES rows, by so many threads that live as long as this does.
+template <typename Task>
+void by_pieces(int threads, long from, long to, const Task &task) {
+    std::atomic<long> next{from};
+    const auto work = [&] {
+        for (long piece; (piece = next.fetch_add(LANES)) < to;) task(piece, std::min(piece + LANES, to));
+    };
+    std::vector<std::thread> others;
+    const long useful = std::min<long>(threads, (to - from + LANES - 1) / LANES);
+    others.reserve(std::max(useful, 1L));
+    try {
+        for (long other = 1; other < useful; ++other) others.emplace_back(work);
+    } catch (const std::system_error &) {
+        // There are no more threads: those that came, and the caller, do it all.
+    }
+    work();
+    for (std::thread &other : others) other.join();
+}
+
+// A few rows of a source that was packed, as the source had them; `codes` and `scales` begin at row `from`.
+void read_rows(const Matrix &m, uint8_t *codes, void *scales, long from, long piece, long end, long first,
+               long spread) {
     const Rows form(m);
-    for (long piece = from; piece < to; piece += LANES) {
-        const long end = std::min(piece + LANES, to);
-        for (long word = 0; word < form.words; ++word) {
-            for (long index = piece; index < end; ++index) {
-                const long row = target(index, first, spread);
-                uint32_t some;
-                memcpy(&some, m.weights + row / BLOCK * m.block_bytes + word * STEP_BYTES + row % BLOCK * 4, 4);
-                some ^= form.flip;
-                memcpy(codes + (index - from) * form.length + 4 * word, &some, form.part(word));
+    uint32_t tile[LANES][LANES];  // of rows and words: each line of memory is met once
+    for (long word = 0; word < form.words; word += LANES) {
+        const long count = std::min(LANES, form.words - word);
+        for (long index = piece; index < end; ++index) {
+            const uint8_t *words = words_of(m, target(index, first, spread)) + word * STEP_BYTES;
+            for (long w = 0; w < count; ++w) {
+                memcpy(&tile[index - piece][w], words + w * STEP_BYTES, 4);
+                tile[index - piece][w] ^= form.flip;
             }
         }
+        const long bytes = std::min(4 * count, form.length - 4 * word);
+        for (long index = piece; index < end; ++index)
+            memcpy(codes + (index - from) * form.length + 4 * word, tile[index - piece], bytes);
+    }
+    for (long index = piece; index < end; ++index) {
+        const long row = target(index, first, spread), at = index - from;
+        if (m.format == INT8) static_cast<float *>(scales)[at] = m.row_scales[row];
+        for (long group = 0; group < m.groups; ++group)
+            static_cast<uint16_t *>(scales)[at * m.groups + group] =
+                m.group_scales[(row / BLOCK * m.groups + group) * BLOCK + row % BLOCK];
+    }
+}
+
+// The way back of codes alone.
+void write_rows(const Matrix &m, const uint8_t *codes, long piece, long end, long first, long spread) {
+    const Rows form(m);
+    uint32_t tile[LANES][LANES] = {};
+    for (long word = 0; word < form.words; word += LANES) {
+        const long count = std::min(LANES, form.words - word);
+        const long bytes = std::min(4 * count, form.length - 4 * word);
         for (long index = piece; index < end; ++index) {
-            const long row = target(index, first, spread), at = index - from;
-            if (m.format == INT8) static_cast<float *>(scales)[at] = m.row_scales[row];
-            for (long group = 0; group < m.groups; ++group)
-                static_cast<uint16_t *>(scales)[at * m.groups + group] =
-                    m.group_scales[(row / BLOCK * m.groups + group) * BLOCK + row % BLOCK];
+            uint32_t *row = tile[index - piece];
+            row[count - 1] = 0;  // of which a part may be beyond the row
+            memcpy(row, codes + index * form.length + 4 * word, bytes);
+        }
+        for (long w = 0; w < count; ++w) {
+            for (long index = piece; index < end; ++index) {
+                const uint32_t some = tile[index - piece][w] ^ form.flip;
+                memcpy(words_of(m, target(index, first, spread)) + (word + w) * STEP_BYTES, &some, 4);
+            }
         }
     }
 }
@@ -82,20 +130,11 @@ void Trunk::put_codes(long layer, Part which, const uint8_t *codes, const void *
                       long spread) {
     const Matrix &m = part(layer, which).matrix;
     if (!is_narrow(m)) return;
-    const Rows form(m);
     Next next{0};
     threads_.run([&](int) {
         for (long piece; (piece = next.fetch_add(LANES)) < rows;) {
             const long end = std::min(piece + LANES, rows);
-            for (long word = 0; word < form.words; ++word) {
-                for (long index = piece; index < end; ++index) {
-                    const long row = target(index, first, spread);
-                    uint32_t some = 0;
-                    memcpy(&some, codes + index * form.length + 4 * word, form.part(word));
-                    some ^= form.flip;
-                    memcpy(m.weights + row / BLOCK * m.block_bytes + word * STEP_BYTES + row % BLOCK * 4, &some, 4);
-                }
-            }
+            write_rows(m, codes, piece, end, first, spread);
             for (long index = piece; index < end; ++index) put_scales(m, target(index, first, spread), index, scales);
         }
     });
@@ -108,12 +147,28 @@ void Trunk::put_scales(const Matrix &m, long row, long index, const void *scales
             static_cast<const uint16_t *>(scales)[index * m.groups + group];
 }
 
-// By the caller alone: who asks is not the one who runs steps.
 void Trunk::take_codes(long layer, Part which, uint8_t *codes, void *scales, long from, long to, long first,
                        long spread) {
     const Matrix &m = part(layer, which).matrix;
     if (!is_narrow(m) || !m.weights) return;
-    read_rows(m, codes, scales, from, to, first, spread);
+    by_pieces(threads_.count(), from, to, [&](long piece, long end) {
+        read_rows(m, codes, scales, from, piece, end, first, spread);
+    });
+}
+
+void Trunk::widen_codes(long layer, Part which, void *wide, bool is_bfloat, long from, long to, long first,
+                        long spread) {
+    const Matrix &m = part(layer, which).matrix;
+    if (!is_narrow(m) || !m.weights) return;
+    by_pieces(threads_.count(), from, to, [&](long piece, long end) {
+        for (long index = piece; index < end; ++index) {
+            const long row = target(index, first, spread), at = (index - from) * m.columns;
+            if (is_bfloat)
+                kernels.widen_bfloat(m, row, static_cast<uint16_t *>(wide) + at);
+            else
+                kernels.widen_float(m, row, static_cast<float *>(wide) + at);
+        }
+    });
 }
 
 void Trunk::drop(long layer, Part which) {
@@ -135,7 +190,8 @@ void make_narrow(const Kernels &kernels, Format format, long group, const void *
         as_floats(source, is_bfloat, index, columns, row.data());
         kernels.pack(packed.matrix, index, row.data(), scratch.data());
     }
-    read_rows(packed.matrix, codes, scales, 0, rows, 0, 1);
+    for (long piece = 0; piece < rows; piece += LANES)
+        read_rows(packed.matrix, codes, scales, 0, piece, std::min(piece + LANES, rows), 0, 1);
 }
 
 void Trunk::put_bias(long layer, Part which, const float *source, long rows, long first, long spread) {

@@ -14,7 +14,7 @@ constexpr long AHEAD = 2048;  // bytes that the weights are fetched ahead of the
 
 template <int B>
 constexpr int chains() {
-    return B == 1 ? 4 : B == 2 ? 2 : 1;
+    return B < MOST_CHAINS ? MOST_CHAINS / B : 1;
 }
 
 // Adds the chains of each row up, times the scales of the block's rows where there are any, and the bias.
@@ -162,7 +162,7 @@ struct HalfByteProduct {
 
     template <int B>
     static void run(const Matrix &matrix, long block, const Activation &x, long row, float *out, long stride) {
-        constexpr int U = B <= 2 ? 2 : 1;
+        constexpr int U = chains<B>() > 1 ? 2 : 1;
         const uint8_t *weights = matrix.weights + block * matrix.block_bytes;
         const uint16_t *group_scales = matrix.group_scales + block * matrix.groups * BLOCK;
         const uint32_t *words = x.numbers + row * x.words;

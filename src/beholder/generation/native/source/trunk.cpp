@@ -81,6 +81,8 @@ const char *Trunk::check(const Step &step) const {
     if (step.rows < 1 || step.rows > shape.most_rows) return "more rows than the trunk was made for, or none";
     if (step.logits && step.logits_stride < rounded_up(shape.vocabulary, BLOCK)) return "logits are too narrow";
     if (!step.logits && !step.is_text) return "there is no room for logits";
+    if (step.stored < F32 || step.stored > INT8) return "keys and values are stored as something that is not known";
+    if (step.stored == INT8 && !(step.key_scales && step.value_scales)) return "bytes come without their scales";
     long length = 0;
     for (long row = 0, at = 0; row < (step.is_text ? 1 : step.rows); at = step.range_ends[row++]) {
         if (step.range_ends[row] <= at) return "a row has no place for its token";

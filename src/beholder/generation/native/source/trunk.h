@@ -25,8 +25,10 @@ struct Step {  // the same as in library.py
     const int64_t *range_ends;   // [rows], in pairs from the beginning
     void *const *keys;           // [layers], each [key head][place][head width]
     void *const *values;
+    float *const *key_scales;    // of keys and values in bytes [layers], each [key head][place]; else not read
+    float *const *value_scales;
     int64_t places;
-    int32_t is_bfloat;           // what keys and values are stored as; else float
+    int32_t stored;              // what keys and values are stored as: F32, BF16 or INT8
     int32_t is_text;             // rows are the last tokens of one text, in order, whose ranges are all there are
     float *logits;               // [rows][logits_stride]; of a text only its last row's, or null for none
     int64_t logits_stride;       // vocabulary, rounded up to 32
@@ -87,8 +89,11 @@ public:
     // The same of a matrix that is narrow already, row by row as core/narrow.py has it: no search.
     void put_codes(long layer, Part part, const uint8_t *codes, const void *scales, long rows, long first,
                    long spread);
-    // Rows `from` to `to` of what was put there, row by row again.
+    // Rows `from` to `to` of what was put there, row by row again. By the caller with threads of its own for it:
+    // who asks is not the one who runs steps.
     void take_codes(long layer, Part part, uint8_t *codes, void *scales, long from, long to, long first, long spread);
+    // The same rows as what they stand for, [row][column] in float or bfloat16.
+    void widen_codes(long layer, Part part, void *wide, bool is_bfloat, long from, long to, long first, long spread);
     // Give a part's memory back; no step can be run afterwards.
     void drop(long layer, Part part);
     void put_bias(long layer, Part part, const float *source, long rows, long first, long spread);
@@ -125,10 +130,8 @@ private:
     const Activation &normalised(const std::vector<float> &norm, Prepared &own, Prepared &shared, int thread);
     void multiply(const Packed &packed, const Activation &x, Next &next, float *out, long stride) const;
     void attend(long layer, long row, long key_head, Own &own);
-    template <typename Number>
-    void store(long layer, long row, long key_head, Own &own);
     void store_row(long layer, long row, long key_head, Own &own);
-    template <typename Number>
+    void store(const float *numbers, void *memory, float *const *scales, long layer, long place) const;
     Heads turned(long layer, long row, long key_head, Own &own);
     void turn(const float *from, long row, float scale, float *to) const;
     void add(const Packed &packed, const Activation &x, Next &next, Own &own);

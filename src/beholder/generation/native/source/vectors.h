@@ -229,10 +229,17 @@ void mix_values(const Heads &heads, long first_head, long d) {
     }
 }
 
+// A head's scores to the weights of the values as they are stored; the pointer only tells as what.
+template <typename Number>
+inline void weigh(const Heads &heads, float *scores, const Number *) {
+    soften(scores, heads.length);
+}
+
 template <int G, typename Number>
 void attend_heads(const Heads &heads, long first_head) {
     score_keys<G, Number>(heads, first_head);
-    for (int g = 0; g < G; ++g) soften(heads.scores + (first_head + g) * heads.length_padded, heads.length);
+    for (int g = 0; g < G; ++g)
+        weigh(heads, heads.scores + (first_head + g) * heads.length_padded, static_cast<const Number *>(nullptr));
     constexpr int C = G * 4 <= 2 * MOST_HEADS ? 4 : G * 2 <= 2 * MOST_HEADS ? 2 : 1;
     long d = 0;
     for (; d + C * LANES <= heads.width; d += C * LANES) mix_values<G, C, Number>(heads, first_head, d);
