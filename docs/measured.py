@@ -96,6 +96,34 @@ def whole(form: str) -> tuple[str, Rows]:
     )  # fmt: skip
 
 
+def first(form: str, peer: str, called: str, wanted: str = "") -> Rows:
+    """The first token of a picture and those after it, beside a peer's."""
+    return (
+        (f"1.1B LLaVA in {form}: first token with a picture; {called}'s; of theirs",
+         f"{{{form}_first_ms:.0f}} ms, {{{peer}_first_ms:.0f}} ms; {{{form}_first_ms_over_peer:.2f}} ×",
+         wanted),
+        (f"1.1B LLaVA in {form}: ms a token after it; {called}'s",
+         f"{{{form}_ms_per_token:.1f}}, {{{peer}_ms_per_token:.1f}}", ""),
+    )  # fmt: skip
+
+
+def engines(form: str, batch: int, wanted: str = "") -> tuple[str, str, str]:
+    """A step of our whole engine beside vLLM's."""
+    ours = f"{form}_batch{batch}"
+    return (
+        f"{form}, {batch} at once, whole engines: ms a step; vLLM's in bfloat16; as fast",
+        f"{{{ours}_ms:.1f}}, {{vllm_batch{batch}_ms:.1f}}; {{{ours}_times_vllm:.2f}} ×", wanted,
+    )  # fmt: skip
+
+
+def narrowed(name: str, called: str) -> tuple[str, str, str]:
+    """What a way to find narrow numbers costs."""
+    return (
+        f"{called}: divergence, mean and worst; same token",
+        f"{{{name}_divergence:.5f}}, {{{name}_worst:.3f}} nats; {{{name}_agreement:.1%}}", "",
+    )  # fmt: skip
+
+
 COMMANDS = {"beholder-mini": "", "llava-1.1b": "llava-1.1b"}
 # page -> name of a record -> command, and lines of (what, how it is said, what is asked for)
 PAGES: dict[str, dict[str, tuple[str, Rows]]] = {"scale.md": {
@@ -164,8 +192,36 @@ PAGES: dict[str, dict[str, tuple[str, Rows]]] = {"scale.md": {
         tuple(row for batch in (1, 8) for pair in (("bfloat16", "BF16"), ("int8", "Q8_0"), ("int4", "Q4_0"))
               for row in decode(*pair, batch)),
     ),
+    "native-openvino-llava-1.1b": (
+        "native_openvino.py llava-1.1b --openvino PYTHON --int8 llava-1.1b-int8 --int4 llava-1.1b-int4",
+        (
+            *first("int8", "openvino_int8", "OpenVINO GenAI", "1.0 ×"),
+            *first("int4", "openvino_int4", "OpenVINO GenAI"),
+            *first("bfloat16", "transformers", "transformers", "0.8 ×"),
+        ),
+    ),
+    "native-vllm-llava-1.1b": (
+        "native_vllm.py llava-1.1b --context {context}",
+        (engines("bfloat16", 1), engines("int8", 1), engines("bfloat16", 8, "1.2 ×"),
+         engines("int8", 8, "2.2 ×")),
+    ),
     "native-whole-llava-1.5-7b-int4": whole("int4"),
     "native-whole-llava-1.5-7b-int8": whole("int8"),
+}, "how-to/quantize.md": {
+    "quantize-gate": (
+        "quantize_gate.py --prompts {prompts} --rows {rows} --scenes {scenes}",
+        (
+            narrowed("int8", "int8, 8.0 bits a weight"),
+            *(narrowed(f"int4_{group}", f"int4, groups of {group}, {4 + 16 / group:g} bits")
+              for group in (32, 64, 128)),
+            *(narrowed(f"int4_{group}_calibrated", f"the same, groups of {group}, calibrated")
+              for group in (64, 128)),
+            *(narrowed(f"hqq_{group}", f"HQQ, groups of {group}, {4 + 32 / group:g} bits")
+              for group in (64, 128)),
+            ("`worlds`: dense, int8, int4, int4 calibrated, as they are run",
+             "{dense_worlds:.1%}, {int8_worlds:.1%}, {int4_worlds:.1%}, {int4_calibrated_worlds:.1%}", ""),
+        ),
+    ),
 }}  # fmt: skip
 
 

@@ -225,6 +225,8 @@ def test_bad_arguments(capsys):
     assert main(["serve", "a=x/y", "b=x/y", "--template", "vqa"]) == 2
     assert "for one model and 2 were given" in capsys.readouterr().err
     assert main(["serve", "--quantize", "3bit"]) == 2
+    assert main(["serve", "--kv-dtype", "int4"]) == 2
+    assert "--kv-dtype is 'int4'; it must be int8, or left out" in capsys.readouterr().err
     assert main(["controller", "--log-format", "xml"]) == 2
 
 
@@ -241,10 +243,22 @@ def test_how_a_model_is_opened_is_passed_on(monkeypatch):
     monkeypatch.setattr("beholder.serving.app.create_app", create)
     monkeypatch.setattr(server, "run", lambda *_: True)
     monkeypatch.setattr("beholder.api.load", lambda source, **given: opened.update(given, source=source))
-    given = ["--base", "b", "--template", "vqa", "--quantize", "4bit", "--max-running", "3"]
+    given = [
+        "--base",
+        "b",
+        "--template",
+        "vqa",
+        "--quantize",
+        "4bit",
+        "--max-running",
+        "3",
+        "--kv-dtype",
+        "int8",
+    ]
     assert main(["serve", "x/y", *given, "--dtype", "float32", "--device", "cpu", "--no-web"]) == 0
     openers[0]("x/y")
     assert opened == {
         "source": "x/y", "base": "b", "template": "vqa", "quantize": "4bit", "most_running": 3,
+        "kv_dtype": "int8",
         "dtype": "float32", "device": "cpu",
     }  # fmt: skip

@@ -89,12 +89,16 @@ def test_the_table_of_families_shows_its_records():
     assert runpy.run_path(str(ROOT / "docs" / "families_table.py"))["main"](["--check"]) == 0
 
 
-@pytest.mark.parametrize("page", ["scale.md", "serving.md", "native-decode.md"])
+MEASURED = ("scale.md", "serving.md", "native-decode.md", "how-to/quantize.md")
+
+
+@pytest.mark.parametrize("page", MEASURED)
 def test_the_tables_of_measurements_show_their_records(page, tmp_path, monkeypatch):
     main = runpy.run_path(str(ROOT / "docs" / "measured.py"))["main"]
     assert main(["--check"]) == 0
     told = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    for name in ("scale.md", "serving.md", "native-decode.md"):
+    (tmp_path / "how-to").mkdir()
+    for name in MEASURED:
         (tmp_path / name).write_text((ROOT / "docs" / name).read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / page).write_text(told.replace("<!-- measured: end", "| of old | 1 | | |\n<!-- measured: end"))
     monkeypatch.setitem(main.__globals__, "HERE", tmp_path)

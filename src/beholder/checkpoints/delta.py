@@ -17,8 +17,8 @@ from beholder.checkpoints.assembled import Files
 from beholder.checkpoints.beside import copy_other_files
 from beholder.checkpoints.findings import some
 from beholder.checkpoints.kept import COMPUTED
+from beholder.checkpoints.new_folder import new_folder
 from beholder.checkpoints.reader import INDEX, SINGLE, Contents, read_contents
-from beholder.checkpoints.sat import new_folder
 from beholder.core.errors import CheckpointError
 
 if TYPE_CHECKING:

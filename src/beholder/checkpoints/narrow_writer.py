@@ -17,14 +17,19 @@ from beholder.core.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from beholder.checkpoints.calibrated import Stored
     from beholder.checkpoints.reader import Contents
     from beholder.core.narrow import Narrow
 
 
 def write_narrow(
-    contents: Contents, pieces: Pieces, config: Any, model_class: Any, choice: Choice, folder: Path
-) -> tuple[tuple[str, ...], Pieces]:
-    """Files as many as the source has, and what their tensors are made of; `config` gets the choice."""
+    contents: Contents, pieces: Pieces, config: Any, model_class: Any, choice: Choice, folder: Path,
+    fitted: Mapping[str, Stored],
+) -> tuple[tuple[str, ...], Pieces]:  # fmt: skip
+    """Files as many as the source has, and what their tensors are made of; `config` gets the choice.
+
+    Weights that are not `fitted` are searched for.
+    """
     forms = _forms(config, model_class, choice)
     by_file: dict[str, dict[str, TensorHeader]] = {}
     made_of: dict[str, Any] = {}
@@ -42,7 +47,7 @@ def write_narrow(
             for at, (name, tensor) in enumerate(ordered)
         }
         shards.append(plan_shard(file_name(number, len(by_file)), placed))
-        _write(contents, shards[-1], pieces, forms, folder)
+        _write(contents, shards[-1], pieces, forms, folder, fitted)
     config.quantization_config = choice.to_dict()
     return write_index(shards, folder), made_of
 
@@ -73,8 +78,9 @@ def _headers(name: str, header: TensorHeader, forms: Mapping[str, Narrow]) -> di
 
 
 def _write(
-    contents: Contents, shard: ShardHeader, pieces: Pieces, forms: Mapping[str, Narrow], folder: Path
-) -> None:
+    contents: Contents, shard: ShardHeader, pieces: Pieces, forms: Mapping[str, Narrow], folder: Path,
+    fitted: Mapping[str, Stored],
+) -> None:  # fmt: skip
     text = shard.text.encode()
     with (folder / shard.name).open("wb") as out:
         out.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
@@ -89,7 +95,10 @@ def _write(
                     if stretch.fill:
                         out.write(mean_rows(contents, stretch))
             elif f".{part}" == NARROW_PARTS[0]:
-                codes, scales = _quantized(tensor_of(contents, pieces[weight], weight), weight, forms[weight])
+                found = fitted.get(weight)
+                codes, scales = found or _quantized(
+                    tensor_of(contents, pieces[weight], weight), weight, forms[weight]
+                )
                 _put(out, tensor, codes)
                 _put(out, shard.tensors[f"{stem}{NARROW_PARTS[1]}"], scales)
 

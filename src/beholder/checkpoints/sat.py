@@ -9,11 +9,8 @@ Follows sat/model/base_model.py and sat/mpu/layers.py (THUDM/SwissArmyTransforme
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -205,21 +202,6 @@ def write_sat(
         for name, shares in zip(names, held, strict=True):
             torch.save({"module": shares}, iteration / name)
     return names
-
-
-@contextmanager
-def new_folder(target: Path) -> Generator[Path]:
-    """A folder to write to, which gets its name when all is written; nothing is left where it fails."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} exists and is not an empty folder; give a new one")
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        os.replace(partial, target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def unknown_names(names: Iterable[str]) -> CheckpointError:

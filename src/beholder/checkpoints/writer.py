@@ -7,12 +7,11 @@ weights; going back they are used again, so that the files come out as they were
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from beholder.checkpoints.beside import copy_other_files, take_from_base, write_other_files
 from beholder.checkpoints.kept import (
@@ -31,6 +30,7 @@ from beholder.checkpoints.kept import (
 from beholder.checkpoints.loader import check
 from beholder.checkpoints.narrow import Choice
 from beholder.checkpoints.narrow_writer import write_narrow
+from beholder.checkpoints.new_folder import confirm_new, new_folder
 from beholder.checkpoints.planning import ModelFamily, Plan, SameNames
 from beholder.checkpoints.reader import Contents, has_weights
 from beholder.checkpoints.splits import (
@@ -44,6 +44,9 @@ from beholder.checkpoints.splits import (
 from beholder.checkpoints.streams import fingerprint
 from beholder.checkpoints.weight_files import write_kept, write_like_source, write_pickles
 from beholder.core.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from beholder.checkpoints.calibrated import Stored
 
 LAYOUTS = ("published", "ours")
 
@@ -80,18 +83,19 @@ def convert(
     base: str | Path | None = None,
     allow_loss: bool = False,
     quantize: Choice | None = None,
+    fitted: Mapping[str, Stored] | None = None,
 ) -> Conversion:
     """Write `source` to the new folder `target` in the layout `to`; nothing is left behind if it fails.
 
     An adapter is merged with its `base`, and a tower that lies elsewhere comes along, unless the published
     layout is written: there it stays where it is. What cannot be undone, as merging, needs `allow_loss`.
-    With `quantize` our layout is written with the language model's linears in that form.
+    With `quantize` our layout is written with the language model's linears in that form; `fitted` are codes
+    and scales of some of them that `calibrated` has found.
     """
     others: Mapping[str, Callable[[Any], TableWithSplits]] = getattr(family, "other_layouts", {})
     if to not in (*LAYOUTS, *others):
         raise ConfigError(f"layout {to!r} is unknown; known: {', '.join((*LAYOUTS, *others))}")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} exists and is not an empty folder; give a new one")
+    confirm_new(target)
     if quantize is not None and to != "ours":
         raise ConfigError(f"weights are quantized in our own layout alone, not in {to}; use --to ours")
     plan, contents = check(source, family, base=base)
@@ -107,14 +111,12 @@ def convert(
             f"{source} cannot be written in the {to} layout without a loss: {'; '.join(losses)}; "
             "allow it with --allow-loss"
         )
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
+    with new_folder(target) as partial:
         if to == "published":
             done = _to_published(contents, plan, family, partial)
         else:
             names = others[to](plan.config) if to in others else SameNames()
-            done = _to_ours(contents, plan, family, partial, names, to, quantize)
+            done = _to_ours(contents, plan, family, partial, names, to, quantize, fitted or {})
         copy_other_files(source, partial)
         if contents.base is not None:
             take_from_base(contents.base, partial)
@@ -124,16 +126,12 @@ def convert(
         is_same = quantize is not None or bool(losses) or done["checksum"] == fingerprint(contents, plan)
         if not is_same:
             raise CheckpointError(f"{target} would not hold the numbers of {source}; nothing was written")
-        os.replace(partial, target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return Conversion(target=target, **done)
 
 
 def _to_ours(
     contents: Contents, plan: Plan, family: PublishedFamily, folder: Path, names: TableWithSplits, to: str,
-    quantize: Choice | None,
+    quantize: Choice | None, fitted: Mapping[str, Stored],
 ) -> dict[str, Any]:  # fmt: skip
     held = {theirs: targets(plan.names, theirs) for theirs in contents.tensors}
     parameters = with_rows(
@@ -143,7 +141,9 @@ def _to_ours(
     if quantize is None:
         files = write_like_source(contents, pieces, folder)
     else:
-        files, pieces = write_narrow(contents, pieces, plan.config, family.model_class(), quantize, folder)
+        files, pieces = write_narrow(
+            contents, pieces, plan.config, family.model_class(), quantize, folder, fitted
+        )
     plan.config.architectures = [family.model_class().__name__]
     plan.config.save_pretrained(folder)  # pyright: ignore[reportUnknownMemberType]
     if quantize is not None:

@@ -33,6 +33,7 @@ def ask(
     template: options.Template = None,
     quantize: options.Quantize = None,
     tokenizer: options.Tokenizer = None,
+    kv_dtype: options.KvDtype = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
 ) -> None:
@@ -65,6 +66,6 @@ def ask(
     if system is not None:
         messages.insert(0, Message.system(system))
     answer = load(
-        model, device=device, dtype=dtype, **options.origin(base, template, quantize, tokenizer)
+        model, device=device, dtype=dtype, **options.origin(base, template, quantize, tokenizer, kv_dtype)
     ).chat(messages, **sampling)
     print(answer.to_json() if as_json else answer.text)

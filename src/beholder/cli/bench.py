@@ -68,6 +68,7 @@ def bench(
         str | None,
         typer.Option(help="Native decode: auto, off, or a format such as int8.", show_default=False),
     ] = None,
+    kv_dtype: options.KvDtype = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the record to this file.", show_default=False)
     ] = None,
@@ -88,6 +89,7 @@ def bench(
     packed = None if packed_memory is None else int(packed_memory * GIB)
     way = False if native == "off" else native
     given = {"threads": threads, "chunk": chunk, "packed_memory": packed, "native": way, "compile": compile}
+    given["kv_dtype"] = options.check_kv_dtype(kv_dtype)
     loading: dict[str, Any] = {"device": device, "dtype": dtype}
     loading |= {name: value for name, value in given.items() if value is not None}
     with source(model, random, layers) as (place, subject):

@@ -38,6 +38,7 @@ def chat(
     template: options.Template = None,
     quantize: options.Quantize = None,
     tokenizer: options.Tokenizer = None,
+    kv_dtype: options.KvDtype = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
 ) -> None:
@@ -58,7 +59,9 @@ def chat(
     from beholder.api import load
     from beholder.cli.conversation import Conversation
 
-    vlm = load(model, device=device, dtype=dtype, **options.origin(base, template, quantize, tokenizer))
+    vlm = load(
+        model, device=device, dtype=dtype, **options.origin(base, template, quantize, tokenizer, kv_dtype)
+    )
     conversation = Conversation(vlm, Sampling.of(sampling), system)
     if picture is not None and image is not None:
         conversation.show(picture, image)

@@ -14,6 +14,8 @@ import typer
 from beholder.cli import options
 
 if TYPE_CHECKING:
+    from beholder.checkpoints.calibrated import Stored
+    from beholder.checkpoints.narrow import Choice
     from beholder.checkpoints.writer import Conversion
 
 PART_WORDS = 2  # of a tensor's name: `model.layers`, `model.vision_tower`
@@ -50,6 +52,15 @@ def convert(
     group: Annotated[
         int, typer.Option("--group", help="Weights that share a scale in int4: 32, 64 or 128.")
     ] = 64,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            metavar="ROWS",
+            help="With int4: conversations that the dense model reads, to fit the weights to.",
+            show_default=False,
+        ),
+    ] = None,
     allow_loss: Annotated[
         bool,
         typer.Option("--allow-loss", help="Also where it cannot be undone, as when an adapter is merged."),
@@ -73,14 +84,17 @@ def convert(
 
         install()
     folder = checkpoint_folder(source)
+    if calibrate is not None and (choice is None or choice.weights != "int4"):
+        raise ConfigError(f"weights are calibrated in int4 alone, not in {quantize}; use --quantize int4")
     if to == "sat" or is_sat(folder):
         if choice is not None:
             raise ConfigError(f"weights are quantized in our own layout alone; convert {folder} to published "
                               "first, and that --to ours --quantize")  # fmt: skip
         done = _convert_sat(folder, target, to, ranks, template, allow_loss)
     else:
+        fitted = None if calibrate is None or choice is None else _fitted(folder, calibrate, choice, base)
         done = rewrite(folder, target, identify_folder(folder), to, base=base, allow_loss=allow_loss,
-                       quantize=choice)  # fmt: skip
+                       quantize=choice, fitted=fitted)  # fmt: skip
     if as_json:
         told = {**asdict(done), "target": str(done.target)}
         if not show_map:
@@ -95,6 +109,19 @@ def convert(
         print("the files are those that were published, byte for byte")
     for line in by_role(done.dropped):
         print(f"not carried over: {line}")
+
+
+def _fitted(folder: Path, rows: Path, choice: Choice, base: str | None) -> dict[str, Stored]:
+    """Codes and scales for the inputs that the dense model gets from rows of conversations."""
+    from beholder.api import open_processor
+    from beholder.checkpoints.calibrated import calibrated
+    from beholder.checkpoints.loader import open_model
+    from beholder.families import identify_folder
+    from beholder.training.calibration import CalibrationRows
+
+    family = identify_folder(folder)
+    samples = CalibrationRows(rows, open_processor(folder, family, base))
+    return calibrated(open_model(folder, family, device="cpu", base=base), samples, choice)
 
 
 def by_tensor(made: Mapping[str, tuple[str, ...]]) -> list[str]:

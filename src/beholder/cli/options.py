@@ -83,6 +83,16 @@ Tokenizer = Annotated[
 ]
 
 
+KvDtype = Annotated[
+    str | None,
+    typer.Option(
+        "--kv-dtype",
+        help="int8: keys and values in 8 bits; left out, in the number format of the model.",
+        show_default=False,
+    ),
+]
+
+
 def read_text() -> str:
     """What stands on stdin, which must be UTF-8."""
     try:
@@ -92,11 +102,25 @@ def read_text() -> str:
 
 
 def origin(
-    base: str | None, template: str | None, quantize: str | None = None, tokenizer: str | None = None
+    base: str | None,
+    template: str | None,
+    quantize: str | None = None,
+    tokenizer: str | None = None,
+    kv_dtype: str | None = None,
 ) -> dict[str, str]:
-    """What of a model's origin and form was given, as arguments of `load`."""
+    """What of a model's origin and form was given, and what it keeps, as arguments of `load`."""
     given = {"base": base, "template": template, "quantize": quantize, "tokenizer": tokenizer}
+    given["kv_dtype"] = check_kv_dtype(kv_dtype)
     return {name: value for name, value in given.items() if value is not None}
+
+
+def check_kv_dtype(name: str | None) -> str | None:
+    """`name`, if keys and values can be kept so; told before a model is loaded for it."""
+    if name not in (None, "int8"):
+        raise ConfigError(
+            f"--kv-dtype is {name!r}; it must be int8, or left out for the model's own number format"
+        )
+    return name
 
 
 def check_sampling(**values: Any) -> dict[str, Any]:

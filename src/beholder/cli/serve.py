@@ -43,6 +43,7 @@ def serve(
     base: options.Base = None,
     template: options.Template = None,
     quantize: options.Quantize = None,
+    kv_dtype: options.KvDtype = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
 ) -> None:
@@ -58,7 +59,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise MissingExtraError.of("beholder serve", "serve") from error
     arguments = serving_options.check_engine(engine, vllm_arg)
-    origin = options.origin(base, template, quantize)
+    origin = options.origin(base, template, quantize, kv_dtype=kv_dtype)
     if quantize is not None:
         from beholder.checkpoints.quantize import check_name
 
@@ -70,6 +71,8 @@ def serve(
         picture_urls=picture_urls, picture_host=picture_host, trusted_picture_host=trusted_picture_host,
     )  # fmt: skip
     if engine == "vllm":
+        if kv_dtype:
+            raise ConfigError(serving_options.KV_NOT_FOR_VLLM)
         if base or quantize:
             raise ConfigError(serving_options.NOT_FOR_VLLM)
         opener = partial(_load_on_vllm, device, dtype, template, arguments)

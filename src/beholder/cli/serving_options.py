@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MOST_PORTS = 65535
 NOT_FOR_VLLM = "--base and --quantize are not for --engine vllm; merge or convert the model before"
+KV_NOT_FOR_VLLM = "--kv-dtype is not for --engine vllm, which has --vllm-arg kv-cache-dtype=fp8"
 
 Host = Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is every network.")]
 Port = Annotated[int, typer.Option(min=1, max=MOST_PORTS, help="Which port.")]

@@ -7,8 +7,6 @@ size. A parameter's numbers follow from the seed and its name, so all layouts of
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beholder.checkpoints.loader import check
+from beholder.checkpoints.new_folder import confirm_new, new_folder
 from beholder.checkpoints.planning import SameNames
 from beholder.checkpoints.reader import INDEX, SINGLE
 from beholder.checkpoints.splits import targets, whole_shape
@@ -80,26 +79,17 @@ def write_random(
     of = family(size.family)
     if layout not in (*LAYOUTS, *of.other_layouts):
         raise ConfigError(f"layout {layout!r} is unknown; known: {', '.join((*LAYOUTS, *of.other_layouts))}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} exists and is not an empty folder; give a new one")
+    confirm_new(folder)
     published = published_config(size, layers, changes)
     kind = _dtype(dtype or published["torch_dtype"])
     config = of.config_from_published(published, Path())
     config.dtype = published["torch_dtype"] = kind
     tensors, wanted = stored_tensors(of, config, layout)
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
+    with new_folder(folder) as partial:
         files, total = _write_shards(partial, tensors, wanted, kind, seed, shard_bytes)
         write_tokenizer(partial, size.tokenizer, published["vocab_size"], _context(published))
         _write_settings(partial, of, config, published, layout)
         check(partial, of)
-        if folder.is_dir():
-            folder.rmdir()
-        os.replace(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     numbers = sum(_count(tensor.shape) for tensor in tensors)
     return Made(folder, name, layout, kind, len(tensors), numbers, total, files)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from beholder.checkpoints.beside import copy_tokenizer
 from beholder.checkpoints.loader import check
+from beholder.checkpoints.new_folder import new_folder
 from beholder.checkpoints.planning import Plan
 from beholder.checkpoints.reader import Contents, read_contents
 from beholder.checkpoints.sat import (
@@ -23,7 +24,6 @@ from beholder.checkpoints.sat import (
     adapted_layers,
     as_is,
     merged,
-    new_folder,
     open_sat,
     unknown_names,
     write_sat,

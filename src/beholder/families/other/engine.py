@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from beholder.core.errors import InputError
+from beholder.core.errors import ConfigError, InputError
 from beholder.core.types import FinishReason, Sampling
 from beholder.generation.request import Request
 from beholder.generation.sampling import Chooser, TokenMask
@@ -46,7 +46,12 @@ class GenerateEngine:
 
     def __init__(self, model: Any, **settings: Any) -> None:
         self.model = model.eval()
-        self.kv_bytes_per_token = 0
+        self.kv_bytes_per_token, self.kv_dtype = 0, None
+        if settings.get("kv_dtype") is not None:
+            raise ConfigError(
+                f"{type(model).__name__} runs by its own generate, which keeps keys and values as it does; "
+                "leave kv_dtype out"
+            )
         self._counts = Counts()
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
