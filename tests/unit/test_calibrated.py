@@ -159,6 +159,31 @@ def test_what_is_refused(tmp_path, capsys):
     assert not (tmp_path / "no").exists()
 
 
+def test_what_was_fitted_otherwise_is_not_written(tmp_path):
+    source = FOLDERS["llava"]
+    made, family = calibrated(opened(source), inputs_of("llava"), Choice("int4", 32)), identify_folder(source)
+    for other, wrong in ((made, "was fitted as"), ({"no.weight": made.popitem()[1]}, "not made narrow: no")):
+        with pytest.raises(ConfigError, match=wrong):
+            convert(source, tmp_path / "made", family, "ours", quantize=Choice("int4", 64), fitted=other)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written_is_not_calibrated(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("beholder.cli.convert._fitted", lambda *_: pytest.fail("the model is asked in vain"))
+    narrow, taken = tmp_path / "narrow", tmp_path / "taken"
+    assert main(["convert", str(MINI), str(narrow), "--to", "ours", "--quantize", "int4"]) == 0
+    taken.mkdir()
+    (taken / "file").touch()
+    told = ["--quantize", "int4", "--calibrate", "rows.json"]
+    for source, target, to, wrong in (
+        (MINI, taken, "ours", "is not an empty folder"),
+        (MINI, tmp_path / "no", "published", "in our own layout alone"),
+        (narrow, tmp_path / "no", "ours", "convert the dense model"),
+    ):
+        assert main(["convert", str(source), str(target), "--to", to, *told]) == 2
+        assert wrong in capsys.readouterr().err
+
+
 def test_drawn_rows_fit_the_built_in_model(tmp_path, capsys):
     rows, target = tmp_path / "rows", tmp_path / "made"
     write(rows, Plan(scenes=3, seed=7, split="train", rounds=2), FontBook())

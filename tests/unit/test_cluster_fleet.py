@@ -261,7 +261,8 @@ def test_how_an_answer_is_lost(monkeypatch, error, told):
     assert (made.loads[ONE], response.cancelled) == (0, 1)
 
 
-def test_whoever_leaves_before_the_first_word_leaves_nobody_at_work(monkeypatch):
+@pytest.mark.parametrize("times", [1, 2])  # what cancels may do so again before all is tidied up
+def test_whoever_leaves_before_the_first_word_leaves_nobody_at_work(monkeypatch, times):
     made, response = calling(monkeypatch)
     told: list[str] = []
 
@@ -277,10 +278,13 @@ def test_whoever_leaves_before_the_first_word_leaves_nobody_at_work(monkeypatch)
         parts = made.call(ONE, Call("/", b""))
         waiting = asyncio.ensure_future(anext(parts))
         await asyncio.sleep(0.01)
-        waiting.cancel()
+        for _ in range(times):
+            waiting.cancel()
+            await asyncio.sleep(0)
         await asyncio.wait({waiting})
         assert waiting.cancelled()
         await asyncio.sleep(0)
+        assert told == ["cancelled"]
 
     asyncio.run(leave())
     assert (made.loads[ONE], told) == (0, ["cancelled"])
@@ -295,6 +299,20 @@ def test_what_a_replica_says_of_its_model_is_asked_until_it_answers():
     answers[2].set_result({"family": "m"})
     found = [made._describe(joining(ONE)) for _ in range(6)]
     assert found == [None, None, None, None, None, {"family": "m"}]
+    assert made._describe(joining(ONE)) == {"family": "m"}
+
+
+@pytest.mark.parametrize("error", [TimeoutError("its own"), KeyError("never expected")])
+def test_an_error_that_nobody_expects_is_met_once(error):
+    made, answers = fleet(joining(ONE)), [Future[Any](), Future[Any]()]
+    asked = iter(answers)
+    made._asking.describe = lambda worker: next(asked)  # type: ignore[method-assign]
+    answers[0].set_exception(error)
+    answers[1].set_result({"family": "m"})
+    assert made._describe(joining(ONE)) is None
+    with pytest.raises(type(error)):
+        made._describe(joining(ONE))
+    assert made._describe(joining(ONE)) is None
     assert made._describe(joining(ONE)) == {"family": "m"}
 
 
@@ -322,3 +340,11 @@ def test_metrics_of_replicas_that_answer_are_shown(monkeypatch):
 
     monkeypatch.setattr(made._asking, "_handle", handle)
     assert asyncio.run(shown()) == [("one:1", b"shown")]
+
+
+def test_handles_of_workers_that_have_left_are_given_up():
+    asking = fleet(joining(ONE))._asking
+    asking._handles = {ONE: "handle", "left": "handle"}
+    asking._callers = {"left": "caller"}
+    asking.forget_all_but({ONE: "joining"})
+    assert (asking._handles, asking._callers) == ({ONE: "handle"}, {})

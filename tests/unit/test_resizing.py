@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,20 @@ def test_what_opens_models_has_large_pictures_filtered_natively(monkeypatch: pyt
     found = [resize_on_square(image, COLOUR, 56), resize(image, (56, 56))]
     assert [one.tobytes() for one in found] == [one.tobytes() for one in wanted]
     assert INSTALLED is pictures.filter_here
+
+
+@pytest.mark.skipif(not LEVELS, reason="native decode is not built")
+def test_a_picture_wider_than_pillow_keeps_in_one_piece():
+    """128 rows of it are more than the 16 MiB of a block of Pillow's."""
+    image, made = noise((33001, 130)), pictures.Filter()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resizing, "_find_filter", lambda: made)
+        assert resize(image, (56, 100)).tobytes() == bicubic(image, (56, 100)).tobytes()
+
+
+def test_rows_with_gaps_between_them_stay_with_pillow(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pictures, "_pillow", SimpleNamespace(get_alignment=lambda: 64))
+    assert pictures.filter_here() is None
 
 
 def test_small_pictures_and_long_edges_stay_with_pillow(monkeypatch: pytest.MonkeyPatch):

@@ -28,9 +28,14 @@ def write_narrow(
 ) -> tuple[tuple[str, ...], Pieces]:  # fmt: skip
     """Files as many as the source has, and what their tensors are made of; `config` gets the choice.
 
-    Weights that are not `fitted` are searched for.
+    Weights that are not `fitted` are searched for. ConfigError where some were fitted that have no place, or
+    in another form.
     """
     forms = _forms(config, model_class, choice)
+    if idle := sorted(fitted.keys() - forms.keys()):
+        raise ConfigError(
+            f"weights were fitted that are not made narrow: {', '.join(idle[:3])}; fit those of this model"
+        )
     by_file: dict[str, dict[str, TensorHeader]] = {}
     made_of: dict[str, Any] = {}
     for name, stretches in pieces.items():
@@ -95,12 +100,17 @@ def _write(
                     if stretch.fill:
                         out.write(mean_rows(contents, stretch))
             elif f".{part}" == NARROW_PARTS[0]:
-                found = fitted.get(weight)
-                codes, scales = found or _quantized(
-                    tensor_of(contents, pieces[weight], weight), weight, forms[weight]
+                form = forms[weight]
+                made = fitted.get(weight) or _quantized(
+                    tensor_of(contents, pieces[weight], weight), weight, form
                 )
-                _put(out, tensor, codes)
-                _put(out, shard.tensors[f"{stem}{NARROW_PARTS[1]}"], scales)
+                for place, one in zip((tensor, shard.tensors[f"{stem}{NARROW_PARTS[1]}"]), made, strict=True):
+                    if tuple(one.shape) != tuple(place.shape):
+                        raise ConfigError(
+                            f"{weight} was fitted as {tuple(one.shape)} where {tuple(place.shape)} is "
+                            f"written; fit it in {form.weights} with groups of {form.group}"
+                        )
+                    _put(out, place, one)
 
 
 def _quantized(weight: Tensor, name: str, form: Narrow) -> tuple[Tensor, Tensor]:

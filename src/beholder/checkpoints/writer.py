@@ -92,7 +92,39 @@ def convert(
     With `quantize` our layout is written with the language model's linears in that form; `fitted` are codes
     and scales of some of them that `calibrated` has found.
     """
-    others: Mapping[str, Callable[[Any], TableWithSplits]] = getattr(family, "other_layouts", {})
+    plan, contents = confirm_convertible(
+        source, target, family, to, base=base, allow_loss=allow_loss, quantize=quantize
+    )
+    others, may_differ = _other_layouts(family), quantize is not None or bool(_losses(contents, plan))
+    with new_folder(target) as partial:
+        if to == "published":
+            done = _to_published(contents, plan, family, partial)
+        else:
+            names = others[to](plan.config) if to in others else SameNames()
+            done = _to_ours(contents, plan, family, partial, names, to, quantize, fitted or {})
+        copy_other_files(source, partial)
+        if contents.base is not None:
+            take_from_base(contents.base, partial)
+        write_other_files(source, partial, plan, family, to, base)
+        wanted, written = check(partial, family)
+        done["checksum"] = fingerprint(written, wanted)
+        if not may_differ and done["checksum"] != fingerprint(contents, plan):
+            raise CheckpointError(f"{target} would not hold the numbers of {source}; nothing was written")
+    return Conversion(target=target, **done)
+
+
+def confirm_convertible(
+    source: Path,
+    target: Path,
+    family: PublishedFamily,
+    to: str,
+    *,
+    base: str | Path | None = None,
+    allow_loss: bool = False,
+    quantize: Choice | None = None,
+) -> tuple[Plan, Contents]:
+    """What `convert` would write from, by its headers; ConfigError or CheckpointError where it could not."""
+    others = _other_layouts(family)
     if to not in (*LAYOUTS, *others):
         raise ConfigError(f"layout {to!r} is unknown; known: {', '.join((*LAYOUTS, *others))}")
     confirm_new(target)
@@ -111,22 +143,11 @@ def convert(
             f"{source} cannot be written in the {to} layout without a loss: {'; '.join(losses)}; "
             "allow it with --allow-loss"
         )
-    with new_folder(target) as partial:
-        if to == "published":
-            done = _to_published(contents, plan, family, partial)
-        else:
-            names = others[to](plan.config) if to in others else SameNames()
-            done = _to_ours(contents, plan, family, partial, names, to, quantize, fitted or {})
-        copy_other_files(source, partial)
-        if contents.base is not None:
-            take_from_base(contents.base, partial)
-        write_other_files(source, partial, plan, family, to, base)
-        wanted, written = check(partial, family)
-        done["checksum"] = fingerprint(written, wanted)
-        is_same = quantize is not None or bool(losses) or done["checksum"] == fingerprint(contents, plan)
-        if not is_same:
-            raise CheckpointError(f"{target} would not hold the numbers of {source}; nothing was written")
-    return Conversion(target=target, **done)
+    return plan, contents
+
+
+def _other_layouts(family: PublishedFamily) -> Mapping[str, Callable[[Any], TableWithSplits]]:
+    return getattr(family, "other_layouts", {})
 
 
 def _to_ours(

@@ -74,6 +74,7 @@ def convert(
     from beholder.api import checkpoint_folder
     from beholder.checkpoints.narrow import Choice
     from beholder.checkpoints.sat import is_sat
+    from beholder.checkpoints.writer import confirm_convertible
     from beholder.checkpoints.writer import convert as rewrite
     from beholder.core.errors import ConfigError
     from beholder.families import identify_folder
@@ -85,15 +86,20 @@ def convert(
         install()
     folder = checkpoint_folder(source)
     if calibrate is not None and (choice is None or choice.weights != "int4"):
-        raise ConfigError(f"weights are calibrated in int4 alone, not in {quantize}; use --quantize int4")
+        form = "as they are" if quantize is None else f"in {quantize}"
+        raise ConfigError(f"weights are calibrated in int4 alone, not {form}; use --quantize int4")
     if to == "sat" or is_sat(folder):
         if choice is not None:
             raise ConfigError(f"weights are quantized in our own layout alone; convert {folder} to published "
                               "first, and that --to ours --quantize")  # fmt: skip
         done = _convert_sat(folder, target, to, ranks, template, allow_loss)
     else:
-        fitted = None if calibrate is None or choice is None else _fitted(folder, calibrate, choice, base)
-        done = rewrite(folder, target, identify_folder(folder), to, base=base, allow_loss=allow_loss,
+        family, fitted = identify_folder(folder), None
+        if calibrate is not None and choice is not None:
+            # Said before the model reads for hours.
+            confirm_convertible(folder, target, family, to, base=base, allow_loss=allow_loss, quantize=choice)
+            fitted = _fitted(folder, calibrate, choice, base)
+        done = rewrite(folder, target, family, to, base=base, allow_loss=allow_loss,
                        quantize=choice, fitted=fitted)  # fmt: skip
     if as_json:
         told = {**asdict(done), "target": str(done.target)}

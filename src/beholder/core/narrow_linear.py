@@ -80,35 +80,35 @@ class NarrowLinear(nn.Module):
 
     def rows(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Codes and scales of some rows."""
-        if self.keeper is not None:
-            return self.keeper.rows(first, last)
+        if (keeper := self.keeper) is not None:
+            return keeper.rows(first, last)
         return self.codes.detach()[first:last], self.scales.detach()[first:last]
 
     def dense(self, first: int = 0, last: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """What some rows stand for, or all, (rows, columns)."""
         last = self.out_features if last is None else last
-        if self.keeper is None:
+        if (keeper := self.keeper) is None:
             return dequantize(*self.rows(first, last), self.narrow, self.in_features).to(dtype)
-        wide = torch.empty((last - first, self.in_features), dtype=dtype)
-        self.keeper.widen(first, last, wide)
+        wide = torch.empty((last - first, self.in_features), dtype=dtype, device="cpu")
+        keeper.widen(first, last, wide)
         return wide
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The product, from as many rows at once as are cheap to make wide."""
         step = min(self.out_features, max(1, BLOCK_WEIGHTS // self.in_features))
         # One piece of memory for all of them, where nobody looks at it again to find gradients.
-        room = None
-        if self.keeper is not None and not torch.is_grad_enabled():
-            room = torch.empty((step, self.in_features), dtype=inputs.dtype)
+        room, keeper = None, self.keeper
+        if keeper is not None and not torch.is_grad_enabled():
+            room = torch.empty((step, self.in_features), dtype=inputs.dtype, device="cpu")
         pieces: list[Tensor] = []
         for first in range(0, self.out_features, step):
             last = min(first + step, self.out_features)
             bias = None if self.bias is None else self.bias[first:last]
-            if self.keeper is None or room is None:
+            if keeper is None or room is None:
                 weight = self.dense(first, last, inputs.dtype)
             else:
                 weight = room[: last - first]
-                self.keeper.widen(first, last, weight)
+                keeper.widen(first, last, weight)
             pieces.append(nn.functional.linear(inputs, weight, bias))
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
 
@@ -121,8 +121,8 @@ class NarrowLinear(nn.Module):
         """Have codes and scales for itself again."""
         if self.keeper is not None:
             codes, scales = self.keeper.rows(0, self.out_features)
-            self.keeper = None
             self.codes, self.scales = _fixed(codes), _fixed(scales)
+            self.keeper = None
 
     def extra_repr(self) -> str:
         """What `print(model)` tells."""

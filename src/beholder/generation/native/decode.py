@@ -233,9 +233,8 @@ class NativeDecode:
             ) from error
         shape = (self.trunk.parts.key_heads, PROOF_TOKENS, self.trunk.parts.head_width)
         count, dtype = len(self.trunk.parts.layers), self.model.dtype
-        memory = KeyValues(
-            [(torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in range(count)]
-        )
+        zeros = [torch.zeros(shape, dtype=dtype, device="cpu") for _ in range(2 * count)]
+        memory = KeyValues(list(zip(zeros[::2], zeros[1::2], strict=True)))
         # Read as a prompt and stepped as an answer: both ways must have been seen.
         last = PROOF_TOKENS - 1
         self.trunk.read(ids[:last], list(range(last)), memory, [(0, last)])

@@ -42,16 +42,23 @@ class Loan:
     def rows(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Codes and scales of some rows, as the layer has them."""
         form, (_, columns) = self.linear.narrow, self.linear.shape
-        codes = torch.empty(form.code_shape(last - first, columns), dtype=form.code_dtype)
-        scales = torch.empty(form.scale_shape(last - first, columns), dtype=form.scale_dtype)
-        self.trunk.take(self.place, codes, scales, first, last)
+        codes = torch.empty(form.code_shape(last - first, columns), dtype=form.code_dtype, device="cpu")
+        scales = torch.empty(form.scale_shape(last - first, columns), dtype=form.scale_dtype, device="cpu")
+        with self.trunk.lending:
+            if not self.is_running:  # given back since the layer looked
+                return self.linear.rows(first, last)
+            self.trunk.take(self.place, codes, scales, first, last)
         return codes, scales
 
     def widen(self, first: int, last: int, wide: Tensor) -> None:
         """What they stand for into (rows, columns)."""
         is_own = wide.dtype in WIDE and wide.is_contiguous()
-        made = wide if is_own else torch.empty(wide.shape, dtype=torch.float32)
-        self.trunk.widen(self.place, made, first, last)
+        made = wide if is_own else torch.empty(wide.shape, dtype=torch.float32, device="cpu")
+        with self.trunk.lending:
+            if self.is_running:
+                self.trunk.widen(self.place, made, first, last)
+            else:
+                made.copy_(self.linear.dense(first, last))
         if not is_own:
             wide.copy_(made)
 

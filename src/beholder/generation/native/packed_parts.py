@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, Self, cast
@@ -47,6 +48,7 @@ class PackedParts:
         check_stored(parts, packing)
         self._takes_over = takes_over
         self._loans: list[Loan] = []
+        self.lending = threading.RLock()  # nobody reads what is just being given back
         self._native = native.load()
         self.parts, self.packing, self.rows = parts, packing, rows
         self.plan = plan(parts, packing)
@@ -174,10 +176,11 @@ class PackedParts:
         """Let the layers that lent their weights have them again, part by part; no step can be run then."""
         parts = dict.fromkeys(loan.part for loan in self._loans)
         for layer, part in parts:
-            for loan in self._loans:
-                if loan.part == (layer, part) and loan.is_running:
-                    loan.linear.take_back()
-            self._native.drop(self._handle, layer, part)
+            with self.lending:
+                for loan in self._loans:
+                    if loan.part == (layer, part) and loan.is_running:
+                        loan.linear.take_back()
+                self._native.drop(self._handle, layer, part)
         self._loans.clear()
 
     @property
@@ -189,7 +192,7 @@ class PackedParts:
         """What packed rows of a part stand for, (rows, columns) float32: what quantization made of them."""
         made = []
         for row in rows:
-            made.append(torch.empty(columns))
+            made.append(torch.empty(columns, device="cpu"))
             self._native.unpack(self._handle, layer, part, row, made[-1].data_ptr())
         return torch.stack(made)
 

@@ -95,7 +95,7 @@ class PackedTrunk(PackedParts):
                 ranges.extend(pair)
             ends.append(len(ranges) // 2)
         stride = -(-self.parts.vocabulary // BLOCK) * BLOCK
-        logits = torch.empty((len(places), stride))
+        logits = torch.empty((len(places), stride), device="cpu")
         step = native.Step(
             rows=len(hidden),
             hidden=hidden.data_ptr(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -38,6 +38,12 @@ class Asking:
     def attend(self) -> None:
         """From now on ask in the event loop that this is called in."""
         self._loop = asyncio.get_running_loop()
+
+    def forget_all_but(self, workers: Collection[str]) -> None:
+        """Give up what calls to others took: each handle has a router of Serve behind it."""
+        for handles in (self._handles, self._callers):
+            for worker in set(handles) - set(workers):
+                handles.pop(worker, None)
 
     async def call(self, worker: str, call: Call) -> AsyncGenerator[Part]:
         """See `calls.Caller`."""
@@ -118,10 +124,12 @@ async def _first(response: Any) -> Parcel | None:
     except StopAsyncIteration:
         return None
     except asyncio.CancelledError:
-        await asyncio.sleep(0)
-        response.cancel()
-        asking.cancel()
-        asking.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        try:
+            await asyncio.sleep(0)
+        finally:  # whoever cancels may do so again at once, as anyio does
+            response.cancel()
+            asking.cancel()
+            asking.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         raise
 
 

@@ -144,6 +144,7 @@ class Fleet:
         expected = self.plan.workers()
         self.leaving -= expected.keys() - {self._replaced}  # whoever is expected again has come back
         self.seen = {worker: self._one(joining) for worker, joining in expected.items()}
+        self._asking.forget_all_but(expected)
         self._looked = time.monotonic()
 
     def _one(self, joining: Joining) -> Seen:
@@ -173,13 +174,15 @@ class Fleet:
         if key not in self._asked:
             self._asked[key] = self._asking.describe(joining.worker)
             return None
-        try:
-            self._facts[key] = self._asked[key].result(0.05)
-        except TimeoutError:
+        told = self._asked[key]
+        with suppress(TimeoutError, CancelledError):
+            told.exception(0.05)
+        if not told.done():
             return None
-        except (RayError, RayServeException, CancelledError):
-            pass  # the next look asks another replica
+        # Whatever it says, it is asked anew: the next look must not stumble over the same error.
         del self._asked[key]
+        with suppress(RayError, RayServeException, CancelledError):  # the next look asks another replica
+            self._facts[key] = told.result()
         return self._facts.get(key)
 
     def _version(self, joining: Joining) -> str:
