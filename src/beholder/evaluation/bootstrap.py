@@ -56,8 +56,8 @@ def mean(values: Iterable[float], groups: Iterable[Hashable] | None = None) -> I
     """The mean of values; `groups` names what belongs together (questions about one picture).
 
     Where all belong to one group, nothing can be drawn among groups, so the values are drawn one by one.
-    Where all values are 0, or all 1, all draws are alike, and the interval is Wilson's for as many outcomes of
-    right or wrong as there are groups: one without any width would claim what nobody knows.
+    Where all values are 0, or all 1, all draws are alike, and the interval is Wilson's for as many outcomes
+    of right or wrong as there are groups: one without any width would claim what nobody knows.
     """
     kept = [float(value) for value in values]
     names: Sequence[Hashable] = range(len(kept)) if groups is None else list(groups)
