@@ -35,10 +35,10 @@ PROOF_TOKENS = 4
 # Formats in which whole prompts are read by the trunk: products of bytes take half as long as PyTorch's.
 READING = ("int8", "int4")
 READ_ROWS = 256  # of a prompt at once
-# In the others the end of a prompt, or a short one: so few tokens take one reading of the weights, which
-# PyTorch would bring into another order first. Not of a small trunk: nothing is won there, and in bfloat16
-# the last bits of an answer would depend on how much of its prompt was known already.
-SHORT_READ = 32
+# In the others the end of a prompt, or a short one: PyTorch would bring the weights into another order
+# first, which for so few tokens takes longer than what its products are faster by. Not of a small trunk:
+# nothing is won there, and in bfloat16 an answer's last bits would depend on what was known of its prompt.
+SHORT_READ = {"float32": 32, "bfloat16": 128}
 SMALL_TRUNK = 2**27  # bytes
 
 
@@ -51,7 +51,7 @@ class NativeDecode:
     def __init__(self, model: Any, packing: Packing, *, may_give_up: bool = False, **more: Any) -> None:
         self.model = model
         self.packing = packing
-        rows = READ_ROWS if packing.weights in READING else SHORT_READ
+        rows = READ_ROWS if packing.weights in READING else SHORT_READ[packing.weights]
         self._more = {"rows": rows, **more}
         self._may_give_up = may_give_up
         self.gave_up = self._is_stale = self._was_listened_to = False
@@ -96,7 +96,7 @@ class NativeDecode:
         """Whether so many tokens of a prompt are read here too, and not by the model."""
         if self.packing.weights in READING:
             return True
-        return count <= SHORT_READ and self.bytes >= SMALL_TRUNK
+        return count <= SHORT_READ[self.packing.weights] and self.bytes >= SMALL_TRUNK
 
     @property
     def bytes(self) -> int:
