@@ -26,11 +26,12 @@ import os
 import random
 import signal
 import statistics
+import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
@@ -189,9 +190,10 @@ def grow(given: argparse.Namespace) -> tuple[dict[str, float], dict[str, Any]]:
 def speed(given: argparse.Namespace) -> tuple[dict[str, float], dict[str, Any]]:
     """Requests a second of one process on one core, of one replica, and of two; and the ingress alone.
 
+    Beside them, what two cores get done at most that have nothing in common to do.
     There are more clients than all of them together answer at once, so what is compared is what they can do.
     """
-    values: dict[str, float] = {}
+    values = {"two loops that share nothing over one": loops([0, 1]) / loops([0])}
     ends = terminators(given.model)
     at_once = ("--max-running", str(AT_ONCE))
     with cluster() as running:
@@ -235,6 +237,30 @@ def speed(given: argparse.Namespace) -> tuple[dict[str, float], dict[str, Any]]:
         "clients": given.clients, "tokens": given.tokens, "at once": AT_ONCE,
         "conversations": given.requests if given.fresh else PICTURES,
     }  # fmt: skip
+
+
+LOOP = """
+import os, sys, time
+os.sched_setaffinity(0, {int(sys.argv[1])})
+end, done = time.monotonic() + float(sys.argv[2]), 0
+while time.monotonic() < end:
+    sum(range(100_000))
+    done += 1
+print(done)
+"""
+
+
+def loops(cores: Sequence[int], seconds: float = 3.0) -> int:
+    """How often processes that wait for nothing and nobody go round, one on each core, all together.
+
+    What two cores are worth to two replicas at most: those of a virtual machine may be halves of one.
+    """
+    command = [sys.executable, "-c", LOOP]
+    running = [
+        subprocess.Popen([*command, str(core), str(seconds)], stdout=subprocess.PIPE, text=True)
+        for core in cores
+    ]
+    return sum(int(process.communicate()[0]) for process in running)
 
 
 def single(url: str) -> float:

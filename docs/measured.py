@@ -37,6 +37,19 @@ def speed(which: str) -> Rows:
     )  # fmt: skip
 
 
+def costs(which: str) -> Rows:
+    """Lines about what the same took of two cores."""
+    return (
+        (f"{which}: what two cores get done over one, of loops that share nothing",
+         "{two loops that share nothing over one:.2f} ×", ""),
+        (f"{which}: processor time of a request: one process; replica, controller and Ray, two replicas",
+         "{processor seconds of a request, answering, one process:.3f} s; "
+         "{processor seconds of a request, answering, replicas: 2:.3f}, "
+         "{processor seconds of a request, controller, replicas: 2:.3f}, "
+         "{processor seconds of a request, Ray, replicas: 2:.3f} s", ""),
+    )  # fmt: skip
+
+
 def vllm(family: str) -> tuple[str, Rows]:
     """A family's greedy tokens in vLLM."""
     what = f"{family} in vLLM: golden answers as the original's; answers of a random model as ours"
@@ -160,10 +173,10 @@ PAGES: dict[str, dict[str, tuple[str, Rows]]] = {"scale.md": {
              "{seconds to be listed again:.0f} s, {seconds to answer again:.0f} s", ""),
         ),
     ),
-    "cluster-speed": ("cluster.py speed --requests {samples}", speed("the built-in model")),
+    "cluster-speed": ("cluster.py speed --requests {samples}", (*speed("the built-in model"), *costs("the built-in model"))),
     "cluster-speed-llava-1.1b-4-layers-fresh": (
         "cluster.py speed --model llava-1.1b-4-layers --tokens {tokens} --requests {samples} --fresh",
-        speed("4 layers of 1.1B, a new picture each, {tokens} tokens"),
+        (*speed("4 layers of 1.1B, a new picture each, {tokens} tokens"), *costs("4 layers of 1.1B")),
     ),
     "cluster-speed-M": (
         "cluster.py speed --model M --tokens {tokens} --requests {samples}",
