@@ -173,7 +173,10 @@ PAGES: dict[str, dict[str, tuple[str, Rows]]] = {"scale.md": {
              "{seconds to be listed again:.0f} s, {seconds to answer again:.0f} s", ""),
         ),
     ),
-    "cluster-speed": ("cluster.py speed --requests {samples}", (*speed("the built-in model"), *costs("the built-in model"))),
+    "cluster-speed": (
+        "cluster.py speed --requests {samples}",
+        (*speed("the built-in model"), *costs("the built-in model")),
+    ),
     "cluster-speed-llava-1.1b-4-layers-fresh": (
         "cluster.py speed --model llava-1.1b-4-layers --tokens {tokens} --requests {samples} --fresh",
         (*speed("4 layers of 1.1B, a new picture each, {tokens} tokens"), *costs("4 layers of 1.1B")),
