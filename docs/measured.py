@@ -137,6 +137,20 @@ def narrowed(name: str, called: str) -> tuple[str, str, str]:
     )  # fmt: skip
 
 
+def trained(model: str, called: str) -> tuple[str, Rows]:
+    """Training beside TRL."""
+    return (
+        f"training_speed.py --model {model} --rows {{rows}}",
+        (
+            (f"{called}: samples a second; TRL's",
+             "{beholder_samples_per_s:.2f}, {trl_samples_per_s:.2f}", ""),
+            (f"{called}: as fast as TRL's SFTTrainer", "{speed_ratio:.2f} ×", "1.3 ×"),
+            (f"{called}: of its peak memory", "{memory_ratio:.2f} ×", "1.0 ×"),
+            (f"{called}: of a step spent waiting for data", "{beholder_waiting_share:.1%}", "2 %"),
+        ),
+    )  # fmt: skip
+
+
 COMMANDS = {"beholder-mini": "", "llava-1.1b": "llava-1.1b"}
 # page -> name of a record -> command, and lines of (what, how it is said, what is asked for)
 PAGES: dict[str, dict[str, tuple[str, Rows]]] = {"scale.md": {
@@ -223,6 +237,9 @@ PAGES: dict[str, dict[str, tuple[str, Rows]]] = {"scale.md": {
     ),
     "native-whole-llava-1.5-7b-int4": whole("int4"),
     "native-whole-llava-1.5-7b-int8": whole("int8"),
+}, "training.md": {
+    "training-beholder-mini": trained("mini", "the built-in model"),
+    "training-llava-1.1b": trained("llava-1.1b --layers {layers}", "{layers} layers of 1.1B"),
 }, "how-to/quantize.md": {
     "quantize-gate": (
         "quantize_gate.py --prompts {prompts} --rows {rows} --scenes {scenes}",

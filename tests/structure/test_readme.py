@@ -89,7 +89,7 @@ def test_the_table_of_families_shows_its_records():
     assert runpy.run_path(str(ROOT / "docs" / "families_table.py"))["main"](["--check"]) == 0
 
 
-MEASURED = ("scale.md", "serving.md", "native-decode.md", "how-to/quantize.md")
+MEASURED = ("scale.md", "serving.md", "native-decode.md", "training.md", "how-to/quantize.md")
 
 
 @pytest.mark.parametrize("page", MEASURED)
