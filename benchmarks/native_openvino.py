@@ -25,12 +25,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
-from native_peer import HERE, Asked, asked, end_in_order
+from native_peer import HERE, Asked, asked, end_in_order, report
 
 import beholder
 from beholder.benchmarking.machine import memory_rate
@@ -214,10 +213,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     end_in_order()
-    record = record_of(options)
-    name = f"native-openvino-{record.subject}-{date.today()}.json"
-    print(json.dumps(record.values, indent=1))
-    print(record.write(options.out or HERE / "results" / name))
+    report(record_of(options), "native-openvino", options.out)
 
 
 if __name__ == "__main__":

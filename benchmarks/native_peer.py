@@ -10,10 +10,13 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from beholder.core.records import RunRecord
 
 HERE = Path(__file__).resolve().parent
 # Our format -> llama.cpp's of as many bits.
@@ -59,6 +62,12 @@ class Asked:
 def end_in_order() -> None:
     """When this process is told to end, peers end too, also those that stand still."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
+def report(record: RunRecord, kind: str, out: Path | None) -> None:
+    """Print what was measured, and the file that it is written into: `out`, or one among the results."""
+    print(json.dumps(record.values, indent=1))
+    print(record.write(out or HERE / "results" / f"{kind}-{record.subject}-{date.today()}.json"))
 
 
 @contextmanager

@@ -20,13 +20,12 @@ import statistics
 import time
 from collections import defaultdict
 from contextlib import ExitStack
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 from engine_vllm import environment, parsed
-from native_peer import HERE, asked, end_in_order
+from native_peer import HERE, asked, end_in_order, report
 from torch import Tensor
 
 import beholder
@@ -142,10 +141,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     end_in_order()
-    record = record_of(options)
-    name = f"native-vllm-{record.subject}-{date.today()}.json"
-    print(json.dumps(record.values, indent=1))
-    print(record.write(options.out or HERE / "results" / name))
+    report(record_of(options), "native-vllm", options.out)
 
 
 if __name__ == "__main__":
