@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.equality.engine_cases import BLOCK, PROMPTS, SAMPLINGS, alone, memory, model, prompt, rest
+from tests.equality.engine_cases import BLOCK, LENGTH, PROMPTS, SAMPLINGS, alone, memory, model, prompt, rest
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -245,6 +245,38 @@ def test_scores_are_computed_for_the_last_position_alone():
         handle.remove()
     pieces = -(-prompt("multi")["input_ids"].shape[1] // 7)
     assert seen == [0] * (pieces - 1) + [1] * 6
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_of_the_last_layer_only_the_last_token_is_finished(name, monkeypatch: pytest.MonkeyPatch):
+    """However many pieces a prompt is read in; with somebody listening, all are, and nothing is different."""
+    wanted, last = alone(name), model().get_decoder().layers[-1]
+    seen: list[int] = []
+    whole = type(last.mlp).forward
+
+    def counting(mlp, hidden: Tensor) -> Tensor:
+        if mlp is last.mlp:
+            seen.append(hidden.shape[1])
+        return whole(mlp, hidden)
+
+    monkeypatch.setattr(type(last.mlp), "forward", counting)
+    length = prompt(name)["input_ids"].shape[1]
+    pieces = [min(7, length - start) for start in range(0, length, 7)]
+    nothing_kept = {"prefix_cache": False, "picture_memory": 0, "native": False}
+
+    def answer() -> tuple[int, ...]:
+        engine = Engine(model(), block=BLOCK, chunk=7, idle_chunk=7, **nothing_kept)
+        return tuple(engine.stream(prompt(name), SAMPLINGS[0]))
+
+    assert answer() == wanted
+    assert seen == [1] * LENGTH, "the prompt's last token and each of the answer but its last"
+    seen.clear()
+    handle = last.register_forward_hook(lambda *_: None)
+    try:
+        assert answer() == wanted
+    finally:
+        handle.remove()
+    assert seen == pieces + [1] * (LENGTH - 1)
 
 
 @pytest.mark.parametrize(("chunk", "batches"), [(1, [1, 1]), (5, [1, 1]), (1000, [2])])

@@ -33,6 +33,8 @@ SMALLEST = {torch.bfloat16: 1, torch.float32: 2**20}
 ROWS_HINT = {torch.bfloat16: None, torch.float32: 1}
 # Left to itself, packing may fill memory up to this share, counting weights and keys and values.
 LARGEST_SHARE = 0.8
+# The same of a model with narrow weights: whoever took those may have no memory to spare.
+NARROW_SHARE = 0.2
 
 
 # A layer, its attributes, and what it computes with instead of its class's forward.
@@ -52,9 +54,8 @@ class PackedWeights:
     """The copies of one model, at most `limit` bytes; each is made when its layer first computes with one.
 
     0 makes none. Left out, `limit` is what all matrices need, without those `spared`, if weights, copies and
-    `taken` bytes together fill at most four fifths of the memory, else 0; and 0 for a model with narrow
-    weights, which nobody makes who has memory to spare. ConfigError if a `limit` is given and the model or
-    this PyTorch cannot have copies.
+    `taken` bytes together fill at most four fifths of the memory, of a model with narrow weights a fifth,
+    else 0. ConfigError if a `limit` is given and the model or this PyTorch cannot have copies.
     """
 
     def __init__(
@@ -65,8 +66,6 @@ class PackedWeights:
         *,
         spared: Collection[nn.Module] = (),
     ) -> None:
-        if limit is None and is_narrow(model):
-            limit = 0
         self.bytes = self._spared = 0
         self._copies: dict[nn.Linear, Copy] = {}
         layers = [] if limit == 0 else _layers(model)
@@ -79,7 +78,8 @@ class PackedWeights:
             away = set(spared)
             needed = sum(layer.weight.nbytes for layer in layers if layer not in away)
             held = sum(parameter.nbytes for parameter in model.parameters())
-            fits = held + needed + taken <= LARGEST_SHARE * device_memory(torch.device("cpu"))
+            share = NARROW_SHARE if is_narrow(model) else LARGEST_SHARE
+            fits = held + needed + taken <= share * device_memory(torch.device("cpu"))
             limit = needed if fits else 0
             self._spared = sum(layer.weight.nbytes for layer in layers if layer in away) if fits else 0
             if needed:

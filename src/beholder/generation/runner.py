@@ -20,6 +20,7 @@ from beholder.generation.blocks import BlockTable
 from beholder.generation.cache import Store, StoredView
 from beholder.generation.compiled import CompiledDecode
 from beholder.generation.features import Embedder
+from beholder.generation.last_layer import LastLayer
 from beholder.generation.native.decode import NativeDecode
 from beholder.generation.packed import PackedWeights
 from beholder.generation.prompt import POSITIONS, Prompt
@@ -51,6 +52,7 @@ class Runner:
         self.embedder = embedder
         self.packed = packed
         self.native = native
+        self._last_layer = LastLayer(model)
         self._is_native: bool | None = None  # whether rows that answer are run natively; None: look again
         self.device = store.device
         parameters = inspect.signature(model.forward).parameters
@@ -110,7 +112,7 @@ class Runner:
         else:
             view = StoredView(self.store, [table], [start], stop - start, direct=False)
             mask = self._causal_mask(start, stop)
-            with self.packed.used("decode", pack=False):
+            with self.packed.used("decode", pack=False), self._last_layer.shortened(wanted=wanted):
                 scores = self._forward(inputs, view, mask, wanted=wanted)
         if stop >= prompt.length:
             prompt.features.clear()
@@ -154,7 +156,7 @@ class Runner:
         places = (rows + torch.arange(longest)).clamp(min=0)  # of fillers any will do that sees something
         seen = torch.arange(view.longest)[None, None] <= places[:, :, None]
         inputs = self._side_by_side(prompts, starts, filler)
-        with self.packed.used("decode", pack=False):
+        with self.packed.used("decode", pack=False), self._last_layer.shortened(wanted=True):
             scores = self._scores(inputs, view, self._as_mask(seen[:, None].to(self.device)))
         for prompt in prompts:
             prompt.features.clear()

@@ -39,7 +39,7 @@ class Watch:
 
     def is_listened_to(self) -> bool:
         """Somebody waits for modules to be called, or has put another forward into one."""
-        return _are_listened_to(self._modules)
+        return are_listened_to(self._modules)
 
     def changed(self) -> str:
         """What is not as it was packed; empty where everything is."""
@@ -58,10 +58,11 @@ class Watch:
 
 def is_listened_to(model: Any, parts: TrunkParts) -> bool:
     """As `Watch.is_listened_to`, before there is one: no weight is read, which may still lie on disk."""
-    return _are_listened_to([model, *(module for _, _, module in _places(model, parts))])
+    return are_listened_to([model, *(module for _, _, module in _places(model, parts))])
 
 
-def _are_listened_to(listened: list[Any]) -> bool:
+def are_listened_to(listened: list[Any]) -> bool:
+    """Whether somebody waits for one of these modules to be called, or has put another forward into it."""
     return any(map(_is_watched, listened)) or bool(
         modules._global_forward_hooks or modules._global_forward_pre_hooks
     )

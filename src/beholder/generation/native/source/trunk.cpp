@@ -133,7 +133,7 @@ void Trunk::prepare(const Step &step) {
     for (Own &own : own_) {
         if (own.scores.size() < scores) own.scores.resize(2 * scores);
     }
-    for (Prepared *one : {&inner_, &from_hidden_, &from_mixed_, &for_head_}) one->activation.rows = step.rows;
+    set_rows(step.rows);
     for (Counter &counter : counters_) counter.next.store(0, std::memory_order_relaxed);
 }
 
@@ -159,16 +159,25 @@ void Trunk::work(int thread) {
         multiply(layer.enter, normalised(layer.first_norm, own.from_hidden, from_hidden_, thread), (stage++)->next,
                  entered_.data(), enter_stride_);
         threads_.meet();
+        long first = 0;
         if (step_->is_text) {  // rows look at each other's keys and values
             by_tiles(thread, [&](long row) {
                 for (long head = 0; head < shape.key_heads; ++head) store_row(number, row, head, own);
             });
             threads_.meet();
+            if (number + 1 == shape.layers) {  // beyond keys and values only the last row is asked for, if any
+                if (!step_->logits) return;
+                first = rows - 1;
+            }
         }
         Next &next = (stage++)->next;
-        for (long task; (task = next.fetch_add(1)) < rows * shape.key_heads;)
+        for (long task; (task = first * shape.key_heads + next.fetch_add(1)) < rows * shape.key_heads;)
             attend(number, task / shape.key_heads, task % shape.key_heads, own);
         threads_.meet();
+        if (first > 0) {
+            if (thread == 0) keep_last_row();
+            threads_.meet();
+        }
         const auto convert = [this](Activation &to, long row) {
             kernels.convert(mixed_.data() + row * mixed_stride_, to, row, 0, mixed_stride_);
         };
@@ -182,6 +191,19 @@ void Trunk::work(int thread) {
     if (step_->logits) score(own, thread, stage->next);
 }
 
+// What is left to do of a text is its last row's, which stands where the first stood from here on.
+void Trunk::keep_last_row() {
+    const long last = rows_ - 1;
+    memcpy(hidden_.data(), hidden_.data() + last * hidden_stride_, sizeof(float) * hidden_stride_);
+    memcpy(mixed_.data(), mixed_.data() + last * mixed_stride_, sizeof(float) * mixed_stride_);
+    set_rows(1);
+}
+
+void Trunk::set_rows(long rows) {
+    rows_ = rows;
+    for (Prepared *one : {&inner_, &from_hidden_, &from_mixed_, &for_head_}) one->activation.rows = rows;
+}
+
 // The scores of all rows, or of a text's last.
 void Trunk::score(Own &own, int thread, Next &next) {
     if (!step_->is_text) {
@@ -189,7 +211,7 @@ void Trunk::score(Own &own, int thread, Next &next) {
                  step_->logits_stride);
         return;
     }
-    const float *last = hidden_.data() + (step_->rows - 1) * hidden_stride_;
+    const float *last = hidden_.data() + (rows_ - 1) * hidden_stride_;
     own.for_head.activation.rows = 1;
     kernels.normalise(last, last_norm_.data(), shape.epsilon, shape.hidden, own.row.data());
     kernels.convert(own.row.data(), own.for_head.activation, 0, 0, shape.hidden);
@@ -199,7 +221,7 @@ void Trunk::score(Own &own, int thread, Next &next) {
 // Rows of a tile stand in the same lines of memory, so one thread has them all.
 template <typename Task>
 void Trunk::by_tiles(int thread, const Task &task) {
-    const long rows = step_->rows;
+    const long rows = rows_;
     for (long first = thread * TILE; first < rows; first += threads_.count() * TILE) {
         for (long row = first; row < std::min(first + TILE, rows); ++row) task(row);
     }
@@ -208,7 +230,7 @@ void Trunk::by_tiles(int thread, const Task &task) {
 // What `fill` makes of each row: of few rows every thread for itself, of many together.
 template <typename Fill>
 const Activation &Trunk::prepared(Prepared &own, Prepared &shared, int thread, const Fill &fill) {
-    const long rows = step_->rows;
+    const long rows = rows_;
     if (rows <= FEW_ROWS) {
         own.activation.rows = rows;
         for (long row = 0; row < rows; ++row) fill(own.activation, row);
@@ -240,7 +262,7 @@ void Trunk::multiply(const Packed &packed, const Activation &x, Next &next, floa
 // hidden += matrix * x.
 void Trunk::add(const Packed &packed, const Activation &x, Next &next, Own &own) {
     const Matrix &matrix = packed.matrix;
-    const long piece = share(matrix.blocks), rows = step_->rows;
+    const long piece = share(matrix.blocks), rows = rows_;
     for (long first; (first = next.fetch_add(piece)) < matrix.blocks;) {
         const long end = std::min(first + piece, matrix.blocks);
         for (long block = first; block < end; ++block) {
@@ -258,7 +280,7 @@ void Trunk::add(const Packed &packed, const Activation &x, Next &next, Own &own)
 // block is one of gate and one of up.
 void Trunk::widen(const Layer &layer, const Activation &x, Next &next, Own &own) {
     const Matrix &matrix = layer.widen.matrix;
-    const long blocks = matrix.blocks, per_task = pairs_per_task(inner_.activation), rows = step_->rows;
+    const long blocks = matrix.blocks, per_task = pairs_per_task(inner_.activation), rows = rows_;
     for (long task; (task = next.fetch_add(1)) * per_task < blocks;) {
         const long first = task * per_task, count = std::min(per_task, blocks - first);
         for (long block = 0; block < count; ++block) {

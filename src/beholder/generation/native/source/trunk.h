@@ -122,6 +122,8 @@ private:
     void prepare(const Step &step);
     void part_text(const Step &step);
     void work(int thread);
+    void set_rows(long rows);
+    void keep_last_row();
     void score(Own &own, int thread, Next &next);
     template <typename Task>
     void by_tiles(int thread, const Task &task);
@@ -153,6 +155,7 @@ private:
     std::atomic<bool> is_busy_{false};
     bool is_whole_ = true;  // no part was dropped
     const Step *step_ = nullptr;
+    long rows_ = 0;  // of the step that are still computed
     const int64_t *ranges_ = nullptr, *range_ends_ = nullptr;  // the step's, or those of a text's rows
     std::vector<int64_t> text_ranges_, text_ends_;
 };
