@@ -1,6 +1,6 @@
 """Makes captcha.md and its plot from the records of a captcha run.
 
-    python docs/captcha_page.py collect RUNS        records of RUNS/{tower,base,lora,tune} and of their scores
+    python docs/captcha_page.py collect RUNS        records of RUNS/{tower,base,...,tune} and of their scores
     python docs/captcha_page.py                     the page from benchmarks/results/captcha
 
 `collect` takes the stages' logs and the score cards that captcha.txt's commands leave in RUNS/eval.
@@ -20,9 +20,9 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "benchmarks" / "results" / "captcha"
 MADE = "<!-- Made by docs/captcha_page.py. Do not edit. -->\n\n"
 NONE = "There are no records yet: the run has not come to its end."
-STAGES = ("tower", "base", "lora", "tune")
+STAGES = ("tower", "base", "crowded", "lora", "tune")
 MODELS = {
-    "base": "before captchas",
+    "crowded": "before captchas",
     "lora": "adapters on the experts, beside the model",
     "lora-merged": "the same, merged",
     "tune": "more parameters, beside the model",

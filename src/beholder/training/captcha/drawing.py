@@ -32,7 +32,7 @@ class Hand:
 
     lengths: tuple[int, ...] = (4, 5, 6)
     heights: tuple[float, float] = (0.50, 0.80)  # of a letter, as a share of the picture's
-    turn: float = 25.0  # degrees to either side
+    turn: float = 30.0  # degrees to either side
     shear: float = 0.25
     perspective: float = 0.18  # how far a corner may move, as a share of the letter
     closeness: tuple[float, float] = (
@@ -42,6 +42,7 @@ class Hand:
     wave: float = 2.2  # pixels
     lines: tuple[int, int] = (1, 2)
     dots: tuple[int, int] = (10, 60)
+    dashes: float = 0.4  # share of pictures whose dots are short strokes in the ink's colour
     grain: float = 12.0  # standard deviation, of 255
     blur: float = 0.7  # radius in pixels, at most
     contrast: int = 100  # least difference of brightness between ground and ink
@@ -51,10 +52,15 @@ class Hand:
 CAPTCHA = Hand()
 # What the reader learns first: other lengths and little disturbance, so that captchas are new to it.
 PLAIN = Hand(
-    lengths=(1, 2, 3, 4, 5, 6), heights=(0.36, 0.85), turn=14.0, shear=0.12, perspective=0.08,
-    closeness=(0.0, 0.4), wave=0.8, lines=(0, 1), dots=(0, 15), grain=8.0, blur=0.8, contrast=60,
+    lengths=(1, 2, 3, 4, 5, 6), heights=(0.36, 0.85), turn=26.0, shear=0.20, perspective=0.14,
+    closeness=(-0.04, 0.4), wave=1.6, lines=(0, 2), dots=(0, 40), grain=10.0, blur=0.8, contrast=60,
 )  # fmt: skip
-HANDS = {"captcha": CAPTCHA, "plain": PLAIN}
+# Then letters that touch, overlap or stand far apart, of little contrast: what software draws in many ways.
+CROWDED = Hand(
+    lengths=(3, 4, 5, 6), heights=(0.40, 0.95), closeness=(-0.30, 0.8), dots=(0, 60), dashes=0.5,
+    contrast=40, lines=(0, 2), wave=2.0,
+)  # fmt: skip
+HANDS = {"captcha": CAPTCHA, "plain": PLAIN, "crowded": CROWDED}
 
 
 @dataclass(frozen=True)
@@ -195,9 +201,13 @@ def _scribble(rng: random.Random, picture: Image.Image, hand: Hand, ink: Colour)
             for t in steps
         ]
         pen.line(path, fill=colour, width=width)
+    dashed = rng.random() < hand.dashes
     for _ in range(rng.randint(*hand.dots)):
         x, y, side = rng.randint(0, WIDTH), rng.randint(0, HEIGHT), rng.choice((0, 0, 1, 2))
-        pen.ellipse((x, y, x + side, y + side), fill=_any(rng))
+        if dashed:
+            pen.line((x, y, x + rng.randint(-2, 2), y + rng.randint(-2, 2)), fill=ink, width=1 + side)
+        else:
+            pen.ellipse((x, y, x + side, y + side), fill=_any(rng))
 
 
 def _any(rng: random.Random) -> Colour:
