@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.equality.engine_cases import BLOCK, LENGTH, PROMPTS, SAMPLINGS, alone, memory, model, prompt, rest
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from beholder.core.errors import ConfigError
 from beholder.core.types import Sampling
 from beholder.generation import attention, packed
 from beholder.generation.attention import folded
 from beholder.generation.engine import Engine
+from beholder.generation.fused import FusedLinears
 from beholder.generation.packed import PackedWeights, is_available
 from beholder.generation.sampling import Largest
 
@@ -203,6 +208,79 @@ def test_compiled_in_fixed_shapes_is_what_is_not(how):
     requests.append(engine.submit(prompt("text"), Sampling(max_tokens=2)))
     assert [rest(request) for request in requests[:3]] == [alone(name) for name in names]
     assert rest(requests[3]) == alone("text")[:2]
+
+
+def test_a_compiled_step_has_fused_linears_and_is_compiled_once(monkeypatch: pytest.MonkeyPatch):
+    products: list[int] = []
+    compiled = torch.compile
+
+    def counting(graph: torch.fx.GraphModule, _inputs: list[Tensor]):
+        products.append(sum("linear" in str(node.target) for node in graph.graph.nodes))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda step, **_: compiled(step, backend=counting, dynamic=False))
+    engine = Engine(model(), block=BLOCK, compile="eager")
+    assert tuple(engine.stream(prompt("text"), SAMPLINGS[0])) == alone("text")
+    assert products == [4 * len(model().get_decoder().layers) + 1]
+
+
+@torch.no_grad()
+def test_fused_linears_compute_once_what_each_would(monkeypatch: pytest.MonkeyPatch):
+    """Two products of a layer instead of five, over the model's own memory; also with biases."""
+    subject = copy.deepcopy(model())
+    layer = subject.get_decoder().layers[0]
+    for one in (layer.mlp.gate_proj, layer.mlp.up_proj):
+        one.bias = torch.nn.Parameter(torch.randn(one.out_features))
+    ids = prompt("text")["input_ids"]
+    wanted, weights = subject(input_ids=ids).logits, {n: w.clone() for n, w in subject.named_parameters()}
+    fused = FusedLinears(subject)
+    assert len(fused.fusions) == 2 * len(subject.get_decoder().layers)
+    seen: list[int] = []
+    monkeypatch.setattr(
+        "beholder.generation.fused.linear", lambda x, w, b: seen.append(len(w)) or linear(x, w, b)
+    )
+    with fused.used():
+        torch.testing.assert_close(subject(input_ids=ids).logits, wanted, rtol=0, atol=2e-6)
+    assert seen == [len(one.weight) for one in fused.fusions]
+    seen.clear()
+    torch.testing.assert_close(subject(input_ids=ids).logits, wanted, rtol=0, atol=0)
+    assert not seen
+    assert all(torch.equal(weights[name], weight) for name, weight in subject.named_parameters())
+    assert layer.self_attn.k_proj.weight.data_ptr() - layer.self_attn.q_proj.weight.data_ptr() == (
+        layer.self_attn.q_proj.weight.nbytes
+    )
+
+
+@torch.no_grad()
+def test_linears_are_fused_only_while_they_are_what_they_were():
+    """Weights changed in place are followed; others, hooks and other inputs are each linear's own matter."""
+    subject = copy.deepcopy(model())
+    ids, layers = prompt("text")["input_ids"], subject.get_decoder().layers
+    fused = FusedLinears(subject)
+    first, second = fused.fusions[:2]
+    layers[0].self_attn.k_proj.weight.mul_(0.5)  # what merging an adapter does
+    layers[0].mlp.up_proj.weight.data = layers[0].mlp.up_proj.weight.clone() * 2
+    handle = layers[1].mlp.gate_proj.register_forward_hook(lambda *_: None)
+    wanted = subject(input_ids=ids).logits
+    assert first.is_whole() and not second.is_whole() and not fused.fusions[3].is_whole()  # noqa: PT018
+    with fused.used():
+        torch.testing.assert_close(subject(input_ids=ids).logits, wanted, rtol=0, atol=2e-6)
+        one, other = torch.randn(2, 1, 3, first.weight.shape[1])
+        query, key, value = (getattr(layers[0].self_attn, name) for name in ("q_proj", "k_proj", "v_proj"))
+        query(one)
+        torch.testing.assert_close(key(other), linear(other, key.weight), rtol=0, atol=2e-6)
+        torch.testing.assert_close(value(one), linear(one, value.weight), rtol=0, atol=2e-6)
+    handle.remove()
+    assert "forward" not in query.__dict__
+
+
+@torch.no_grad()
+def test_fused_weights_are_saved_one_by_one(tmp_path: Path):
+    subject = copy.deepcopy(model())
+    FusedLinears(subject)
+    subject.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(saved[name], weight) for name, weight in model().state_dict().items())
 
 
 def test_compiling_needs_a_way_and_an_attention_that_can_be_replaced():

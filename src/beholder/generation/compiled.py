@@ -18,6 +18,7 @@ from beholder.core.errors import ConfigError
 from beholder.generation.attention import folded
 from beholder.generation.blocks import BlockTable
 from beholder.generation.cache import Store, stored_places
+from beholder.generation.fused import FusedLinears
 from beholder.generation.kept import Kept
 
 # What torch.compile calls modes; with the first, a GPU's kernels are launched together as one CUDA graph.
@@ -74,7 +75,7 @@ class FixedView(Cache):
 
 
 class CompiledDecode:
-    """The model's forward over one token per row, through `torch.compile`.
+    """The model's forward over one token per row, through `torch.compile`, with fused linears.
 
     `how` is one of torch's modes or, to see what each part of the compiler does, of its backends.
     """
@@ -103,6 +104,7 @@ class CompiledDecode:
 
         self._step: Callable[..., Tensor] = torch.compile(step, dynamic=False, **chosen)
         self._marked = 0
+        self._fused = FusedLinears(model)
 
     def run(
         self,
@@ -129,7 +131,7 @@ class CompiledDecode:
         self._mark()
         if device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()  # what the last step gave may be overwritten
-        with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES):
+        with self._fused.used(), torch._dynamo.config.patch(recompile_limit=MOST_SHAPES):
             return self._step(*(tensor.to(device) for tensor in inputs))[:count]
 
     def _mark(self) -> None:

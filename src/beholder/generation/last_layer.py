@@ -23,7 +23,7 @@ class LastLayer:
     """The last layer of a model's decoder, where that is of a class known to end as Llama's does."""
 
     def __init__(self, model: Any) -> None:
-        decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+        decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else None
         self._layer: Any = decoder.layers[-1] if type(decoder).__name__ in DECODERS else None
         self._above: list[nn.Module] = []
         if self._layer is not None:
