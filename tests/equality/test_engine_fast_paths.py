@@ -222,6 +222,9 @@ def test_a_compiled_step_has_fused_linears_and_is_compiled_once(monkeypatch: pyt
     engine = Engine(model(), block=BLOCK, compile="eager")
     assert tuple(engine.stream(prompt("text"), SAMPLINGS[0])) == alone("text")
     assert products == [4 * len(model().get_decoder().layers) + 1]
+    fusions = engine._steps.runner.compiled._fused.fusions
+    assert fusions
+    assert all(hasattr(one.weight, "_dynamo_static_input_type") for one in fusions)
 
 
 @torch.no_grad()
@@ -262,8 +265,12 @@ def test_linears_are_fused_only_while_they_are_what_they_were():
     layers[0].mlp.up_proj.weight.data = layers[0].mlp.up_proj.weight.clone() * 2
     handle = layers[1].mlp.gate_proj.register_forward_hook(lambda *_: None)
     wanted = subject(input_ids=ids).logits
-    assert first.is_whole() and not second.is_whole() and not fused.fusions[3].is_whole()  # noqa: PT018
+    assert (first.is_whole(), second.is_whole()) == (True, False)
+    listened = fused.fusions[3]
     with fused.used():
+        assert second not in fused.fusions, "it would be a second copy"
+        assert "forward" in layers[0].self_attn.q_proj.__dict__
+        assert not any("forward" in one.__dict__ for one in (*second.linears, *listened.linears))
         torch.testing.assert_close(subject(input_ids=ids).logits, wanted, rtol=0, atol=2e-6)
         one, other = torch.randn(2, 1, 3, first.weight.shape[1])
         query, key, value = (getattr(layers[0].self_attn, name) for name in ("q_proj", "k_proj", "v_proj"))

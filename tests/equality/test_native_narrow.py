@@ -175,6 +175,7 @@ def test_there_is_one_copy(weights, native_choice):
 
 def test_beside_narrow_weights_dense_ones_have_second_copies_where_memory_is_large(monkeypatch):
     narrow = narrow_llama("int4").bfloat16()
+    assert PackedWeights(narrow, None).limit == 0
     beside = torch.nn.ModuleList([narrow, torch.nn.Linear(64, 64, dtype=torch.bfloat16)])
     held = sum(parameter.nbytes for parameter in beside.parameters())
     needed = beside[1].weight.nbytes

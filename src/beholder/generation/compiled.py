@@ -105,6 +105,9 @@ class CompiledDecode:
         self._step: Callable[..., Tensor] = torch.compile(step, dynamic=False, **chosen)
         self._marked = 0
         self._fused = FusedLinears(model)
+        for fusion in self._fused.fusions:
+            for tensor in fusion.tensors:  # else a CUDA graph would copy them at every step
+                torch._dynamo.mark_static_address(tensor)
 
     def run(
         self,

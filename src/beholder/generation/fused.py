@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from beholder.generation.native.parts import DECODERS
+from beholder.generation.native.parts import known_layers
+from beholder.generation.native.watch import are_listened_to
 
 # By the module of a layer that calls them, in the order in which it does.
 TOGETHER = {"self_attn": ("q_proj", "k_proj", "v_proj"), "mlp": ("gate_proj", "up_proj")}
@@ -35,18 +36,24 @@ class Fusion:
         if self.bias is not None:
             for bias, rows in zip(biases, self.bias.split(self.sizes), strict=True):
                 bias.data = rows
+        self._places = self._found()
         # Always the same objects: a compiled step looks whether they are.
         self.forwards = [partial(self.part, index) for index in range(len(linears))]
         self._asked: Tensor | None = None
         self._rest: tuple[Tensor, ...] = ()
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The fused weight, and the bias where there is one."""
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
     def is_whole(self) -> bool:
-        """Whether the linears still have these weights, and nobody else computes for them."""
-        held = [self.weight, *([self.bias] if self.bias is not None else [])]
-        wanted = [part.data_ptr() for whole in held for part in whole.split(self.sizes)]
-        found = [one.weight.data_ptr() for one in self.linears]
-        found += [one.bias.data_ptr() for one in self.linears if self.bias is not None]
-        return found == wanted and all(map(_is_plain, self.linears))
+        """Whether the linears still have these weights."""
+        return self._found() == self._places
+
+    def _found(self) -> list[int]:
+        kept = [one.weight for one in self.linears] + [one.bias for one in self.linears]
+        return [0 if tensor is None else tensor.data_ptr() for tensor in kept]
 
     def part(self, index: int, inputs: Tensor) -> Tensor:
         """What linear `index` makes of the inputs; the first computes for all that get the very same."""
@@ -66,19 +73,21 @@ class FusedLinears:
     """All that can be fused of a model whose decoder is of a class that calls them so; nothing of others."""
 
     def __init__(self, model: Any) -> None:
-        decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else None
-        layers = decoder.layers if type(decoder).__name__ in DECODERS else ()
         groups = [
             [getattr(getattr(layer, above), name) for name in names]
-            for layer in layers
+            for layer in known_layers(model)
             for above, names in TOGETHER.items()
         ]
         self.fusions = [Fusion(linears) for linears in groups if _fit(linears)]
 
     @contextmanager
     def used(self) -> Generator[None]:
-        """Let the linears compute together meanwhile."""
-        chosen = [fusion for fusion in self.fusions if fusion.is_whole()]
+        """Let the linears compute together meanwhile, but those on which somebody listens.
+
+        What is not whole any more is given up: its matrix would be a second copy.
+        """
+        self.fusions = [fusion for fusion in self.fusions if fusion.is_whole()]
+        chosen = [fusion for fusion in self.fusions if not are_listened_to(fusion.linears)]
         for fusion in chosen:
             for one, forward in zip(fusion.linears, fusion.forwards, strict=True):
                 one.__dict__["forward"] = forward  # found before the class's own
@@ -99,6 +108,6 @@ def _fit(linears: list[nn.Linear]) -> bool:
 
 def _is_plain(one: nn.Module) -> bool:
     """A linear of PyTorch with a dense weight of its own, on which nobody listens."""
-    if type(one) is not nn.Linear or type(one.weight.data) is not Tensor or "forward" in one.__dict__:
+    if type(one) is not nn.Linear or type(one.weight.data) is not Tensor or are_listened_to([one]):
         return False
-    return not (one._forward_hooks or one._forward_pre_hooks) and one.weight.device.type != "meta"
+    return one.weight.device.type != "meta"

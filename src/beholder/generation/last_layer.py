@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beholder.generation.native.parts import DECODERS
+from beholder.generation.native.parts import known_layers
 from beholder.generation.native.watch import are_listened_to
 
 # Classes that look at each token alone.
@@ -23,8 +23,8 @@ class LastLayer:
     """The last layer of a model's decoder, where that is of a class known to end as Llama's does."""
 
     def __init__(self, model: Any) -> None:
-        decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else None
-        self._layer: Any = decoder.layers[-1] if type(decoder).__name__ in DECODERS else None
+        layers = known_layers(model)
+        self._layer: Any = layers[-1] if len(layers) else None
         self._above: list[nn.Module] = []
         if self._layer is not None:
             name = next(name for name, module in model.named_modules() if module is self._layer)

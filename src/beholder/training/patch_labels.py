@@ -99,7 +99,7 @@ class PictureLabels(Dataset[dict[str, torch.Tensor]]):
         colour = np.full((grid, grid), NO_COLOUR, np.int64)
         box, weight = np.zeros((grid, grid, 4), np.float32), np.ones((grid, grid), np.float32)
         middle = np.zeros((grid, grid), np.float32)
-        twice = centres_of_cells(grid)
+        twice = centres_twice(grid)
         centres = twice[0, :, 0]
         for thing in objects:  # later objects are drawn over earlier ones
             x1, y1, x2, y2 = thing["box"]
@@ -167,7 +167,7 @@ def cell_centres(grid: int) -> torch.Tensor:
 
 
 @lru_cache(maxsize=16)
-def centres_of_cells(grid: int) -> NDArray[np.float32]:
+def centres_twice(grid: int) -> NDArray[np.float32]:
     """The middles twice, (grid, grid, xyxy), to be taken from a box's edges."""
     return cell_centres(grid).repeat(1, 1, 2).numpy()
 

@@ -5,7 +5,7 @@ A decoder of Llama's classes is read here; one of another class says its parts i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -100,6 +100,12 @@ def parts_of(model: Any) -> TrunkParts:
     parts = decoder.trunk_parts(head) if hasattr(decoder, "trunk_parts") else _llama_parts(decoder, head)
     parts.check()
     return parts
+
+
+def known_layers(model: Any) -> Sequence[Any]:
+    """The layers of a model's decoder, none where that is not of a class whose forward is known."""
+    decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else None
+    return decoder.layers if type(decoder).__name__ in DECODERS else ()
 
 
 def linears_of(parts: TrunkParts) -> list[nn.Module]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ def is_listened_to(model: Any, parts: TrunkParts) -> bool:
     return are_listened_to([model, *(module for _, _, module in _places(model, parts))])
 
 
-def are_listened_to(listened: list[Any]) -> bool:
+def are_listened_to(listened: Sequence[Any]) -> bool:
     """Whether somebody waits for one of these modules to be called, or has put another forward into it."""
     return any(map(_is_watched, listened)) or bool(
         modules._global_forward_hooks or modules._global_forward_pre_hooks
