@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio
@@ -28,6 +29,7 @@ from beholder.serving.web.showing import Shelf
 from beholder.serving.web.texts import TEXTS, language_of
 
 WANTED = Wanted("m", "", None, 0, 1, 0, 64, "", "en")
+SOMEBODY: Any = SimpleNamespace(session_hash="somebody")
 
 
 def picture(size: tuple[int, int] = (60, 40), kind: str = "PNG") -> Picture:
@@ -170,7 +172,7 @@ def edited(held: Conversation, index: int, value: str, box: Any = None, *parts: 
     client, shelf = scripted(*parts or (Part("yes"), Part(reason="stop"))), Shelf()
     event = gradio.EditData(None, {"index": index, "previous_value": "", "value": value})
     given = (box or {"text": "", "files": []}, held, *vars(WANTED).values())
-    updates = asyncio.run(gathered(Handlers(client, shelf).edited(event, *given)))
+    updates = asyncio.run(gathered(Handlers(client, shelf).edited(SOMEBODY, event, *given)))
     return updates[-1], client
 
 

@@ -6,7 +6,7 @@ import asyncio
 import base64
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from beholder.serving.web.asking import Wanted, answers, together
 from beholder.serving.web.client import Client
 from beholder.serving.web.conversation import Conversation, Picture, read_conversation
 from beholder.serving.web.showing import Shelf, note, written
+from beholder.serving.web.stopping import Running, stoppable
 from beholder.serving.web.texts import say
 
 Updates = tuple[Any, ...]
@@ -31,9 +32,12 @@ class Handlers:
 
     client: Client
     shelf: Shelf
+    chats: Running = field(default_factory=Running)
+    comparisons: Running = field(default_factory=Running)
 
+    @stoppable("chats")
     async def submit(
-        self, box: Mapping[str, Any], held: Conversation, *values: Any
+        self, _: gradio.Request, box: Mapping[str, Any], held: Conversation, *values: Any
     ) -> AsyncGenerator[Updates]:
         """Ask what stands in the text box."""
         wanted = Wanted(*values)
@@ -45,7 +49,8 @@ class Handlers:
         async for updates in self._stream(asked, held, wanted):
             yield updates
 
-    async def again(self, held: Conversation, *values: Any) -> AsyncGenerator[Updates]:
+    @stoppable("chats")
+    async def again(self, _: gradio.Request, held: Conversation, *values: Any) -> AsyncGenerator[Updates]:
         """Answer the last question anew."""
         wanted = Wanted(*values)
         if not held.turns:
@@ -54,8 +59,9 @@ class Handlers:
         async for updates in self._stream(held.asked_again(len(held.turns) - 1), held, wanted):
             yield updates
 
+    @stoppable("chats")
     async def retry(
-        self, event: gradio.RetryData, held: Conversation, *values: Any
+        self, _: gradio.Request, event: gradio.RetryData, held: Conversation, *values: Any
     ) -> AsyncGenerator[Updates]:
         """Answer the question of a message anew; what came after it is gone.
 
@@ -64,8 +70,14 @@ class Handlers:
         async for updates in self._stream(held.asked_again(self._turn(held, event)), held, Wanted(*values)):
             yield updates
 
+    @stoppable("chats")
     async def edited(
-        self, event: gradio.EditData, box: Mapping[str, Any], held: Conversation, *values: Any
+        self,
+        _: gradio.Request,
+        event: gradio.EditData,
+        box: Mapping[str, Any],
+        held: Conversation,
+        *values: Any,
     ) -> AsyncGenerator[Updates]:
         """Ask a question as it reads now, with its pictures; what came after it is gone.
 
@@ -135,6 +147,14 @@ class Handlers:
             return
         yield await self._drawn(last), last, SAME, showing.outcome(last.turns[-1], language), _idle()
 
+    async def stop(self, request: gradio.Request) -> None:
+        """End the chat's answer; what is shown next comes after all of it."""
+        await self.chats.stop(request.session_hash)
+
+    async def compare_stop(self, request: gradio.Request) -> None:
+        """End both answers of the comparison."""
+        await self.comparisons.stop(request.session_hash)
+
     def stopped(self, held: Conversation, box: Mapping[str, Any], language: str) -> Updates:
         """After a stop: what was said stays, and a question without a word of answer goes back."""
         told = note(say("stopped", language))
@@ -180,8 +200,14 @@ class Handlers:
         files: list[Any] = list(box.get("files") or ())
         return {"text": box.get("text") or "", "files": [*files, photo]}, None
 
+    @stoppable("comparisons")
     async def compare(
-        self, box: Mapping[str, Any], left: Conversation, right: Conversation, *values: Any
+        self,
+        _: gradio.Request,
+        box: Mapping[str, Any],
+        left: Conversation,
+        right: Conversation,
+        *values: Any,
     ) -> AsyncGenerator[Updates]:
         """One question to two models: both chats and conversations, text box, both notes, stop button."""
         *names, system, _template, temperature, top_p, top_k, max_tokens, key, language = values

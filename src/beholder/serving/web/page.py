@@ -258,16 +258,16 @@ class Page:
         shown = [self.chatbot, self.held, self.box, self.note, self.stop]
         held = [self.held, *self.wanted]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        running = [
-            self.box.submit(do.submit, [self.box, *held], shown, **private),
-            self.again.click(do.again, held, shown, **private),
-            self.chatbot.retry(do.retry, held, shown, **private),
-            self.chatbot.edit(do.edited, [self.box, *held], shown, **private),
-        ]
-        self.stop.click(do.stopped, [self.held, self.box, self.language], shown, cancels=running, **private)
-        self.edit.click(do.edit, [self.held, self.box, self.language], shown, cancels=running, **private)
-        self.clear.click(do.cleared, None, shown, cancels=running, **private)
-        self.chatbot.clear(do.cleared, None, shown, cancels=running, **private)
+        self.box.submit(do.submit, [self.box, *held], shown, **private)
+        self.again.click(do.again, held, shown, **private)
+        self.chatbot.retry(do.retry, held, shown, **private)
+        self.chatbot.edit(do.edited, [self.box, *held], shown, **private)
+        # What is shown after a stop reads the conversation once the answer has ended: the stop comes first.
+        standing = [self.held, self.box, self.language]
+        self.stop.click(do.stop, None, None, **private).then(do.stopped, standing, shown, **private)
+        self.edit.click(do.stop, None, None, **private).then(do.edit, standing, shown, **private)
+        self.clear.click(do.stop, None, None, **private).then(do.cleared, None, shown, **private)
+        self.chatbot.clear(do.stop, None, None, **private).then(do.cleared, None, shown, **private)
 
     def _wire_compare(self) -> None:
         do = self.handlers
@@ -275,10 +275,12 @@ class Page:
         shown = [*sides, self.both, self.left_note, self.right_note, self.both_stop]
         given = [self.both, self.lefts, self.rights, self.left_model, self.right_model, *self.common]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        running = self.both.submit(do.compare, given, shown, **private)
-        stopped = [self.lefts, self.rights, self.language]
-        self.both_stop.click(do.compare_stopped, stopped, shown, cancels=[running], **private)
-        self.both_clear.click(do.compare_cleared, None, shown, cancels=[running], **private)
+        self.both.submit(do.compare, given, shown, **private)
+        standing = [self.lefts, self.rights, self.language]
+        stopping = self.both_stop.click(do.compare_stop, None, None, **private)
+        stopping.then(do.compare_stopped, standing, shown, **private)
+        clearing = self.both_clear.click(do.compare_stop, None, None, **private)
+        clearing.then(do.compare_cleared, None, shown, **private)
 
     def _wire_rest(self) -> None:
         do = self.handlers
