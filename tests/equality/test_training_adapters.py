@@ -74,6 +74,43 @@ def test_an_adapter_folder_says_what_it_is_and_opens(
         adapters.load(opened(Path(stage.model))[0], final, "0" * 64)
 
 
+@pytest.mark.parametrize("twice", [True, False])
+def test_adapters_beside_four_bit_weights(tmp_path: Path, llama3_tokenizer: Any, twice: bool) -> None:
+    """QLoRA: what is frozen is rounded to nf4, and the adapters mean the same over the rounded weights."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    targets = {"model.language_model": ["q_proj", "o_proj"]}
+    lora = {"rank": 2, "alpha": 4, "targets": targets, "quantize": "4bit", "quantize_twice": twice}
+    stage, model, processor, final = trained(
+        "llava", tmp_path, llama3_tokenizer, lora=lora, trainable=[], precision="bf16"
+    )
+    small = {
+        name.removesuffix(".base_layer"): module
+        for name, module in model.named_modules()
+        if type(module).__name__ == "Linear4bit"
+    }
+    assert {name.rpartition(".")[2] for name in small} == {"q_proj", "o_proj"}
+    losses = [json.loads(line)["loss"] for line in (final.parent / "log.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+    again, _ = opened(Path(stage.model))
+    adapters.load(again, final, json.loads((final / "adapter.json").read_text())["base_sha256"])
+    unrounded = logits(again, processor)
+    for name, module in small.items():  # before the first answer, for which bitsandbytes packs them anew
+        dense = again.get_submodule(name).base_layer.weight
+        assert module.weight.dtype == torch.uint8
+        assert module.weight.numel() * 2 == dense.numel()
+        with torch.no_grad():
+            dense.copy_(dequantize_4bit(module.weight.data, module.weight.quant_state))
+    rounded, found = logits(again, processor), logits(model, processor)
+    real = rounded.isfinite()  # rows that fill the vocabulary up are minus infinity
+    assert (found - rounded)[real].abs().max() < 0.2 * (found - unrounded)[real].abs().max()
+
+
+def test_four_bit_weights_need_whole_blocks(tmp_path: Path, llama3_tokenizer: Any) -> None:
+    with pytest.raises(ConfigError, match=r"needs layers that read a multiple of 64 values.*down_proj reads"):
+        trained("llava", tmp_path, llama3_tokenizer, lora=LORA | {"quantize": "4bit"}, trainable=[])
+
+
 @pytest.mark.parametrize("name", ["llava", "cogvlm"])
 def test_an_adapter_folder_is_opened_like_a_model(name: str, tmp_path: Path, llama3_tokenizer: Any) -> None:
     lora = LORA if name == "llava" else COGVLM

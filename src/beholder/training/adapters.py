@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from beholder.training.stages import Recipe
 
 log = logging.getLogger("beholder")
 ALL = "all"
+NF4_BLOCK = 64  # weights that share a scale
 
 __all__ = [
     "WEIGHTS",
@@ -86,13 +88,22 @@ def add(model: Any, adapters: Adapters) -> None:
 
 
 def quantize(model: Any, names: Iterable[str], *, twice: bool) -> None:
-    """Keep the named layers in nf4; the numbers are rounded when the model moves to its device."""
+    """Keep the named layers in nf4; the numbers are rounded when the model moves to its device.
+
+    ConfigError: a layer reads a number of values that is no multiple of nf4's block; bitsandbytes trains such
+    layers but cannot answer with them.
+    """
     try:
-        import bitsandbytes as bnb  # pyright: ignore[reportMissingImports]
+        bnb: Any = import_module("bitsandbytes")
     except ImportError as error:
         raise MissingExtraError.of("QLoRA", "quant") from error
     for name in names:
         linear = model.get_submodule(name)
+        if linear.in_features % NF4_BLOCK:
+            raise ConfigError(
+                f"lora.quantize 4bit needs layers that read a multiple of {NF4_BLOCK} values; {name} reads "
+                f"{linear.in_features}: leave it out of lora.targets or set lora.quantize to none"
+            )
         small = bnb.nn.Linear4bit(
             linear.in_features, linear.out_features, bias=linear.bias is not None,
             compute_dtype=torch.bfloat16, compress_statistics=twice, quant_type="nf4",
