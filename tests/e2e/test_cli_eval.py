@@ -123,6 +123,27 @@ def test_answers_of_other_weights_are_refused(model, data, tmp_path, llama3_toke
     assert "choose another --out" in capsys.readouterr().err
 
 
+def test_a_rounded_model_has_a_record_of_its_own(model, data, tmp_path, capsys, monkeypatch):
+    """In the records stands how the model was opened, and answers of another form of it are refused."""
+    monkeypatch.chdir(tmp_path)
+    short = ["--limit", "2", "--dtype", "float32"]
+    plain = command(model, data, tmp_path / "out", *short)
+    rounded = ["--quantize", "int8", "--kv-dtype", "int8"]
+    assert main(plain) == 0
+    assert main([*plain, *rounded]) == 1
+    assert "choose another --out" in capsys.readouterr().err
+    place = plain.index("--out")
+    bare = plain[:place] + plain[place + 2 :]
+    assert main(bare) == main([*bare, *rounded]) == 0
+    records = {
+        path.parts[2]: json.loads(path.read_text()) for path in Path().glob("runs/eval/*/*/score.json")
+    }
+    assert [name.split("-")[2:] for name in sorted(records)] == [[], ["int8", "int8"]]
+    dense, small = (records[name]["settings"] for name in sorted(records))
+    assert not {"quantization", "kv_dtype"} & dense.keys()
+    assert (small["quantization"], small["kv_dtype"]) == ("int8, the head int8", "int8")
+
+
 @pytest.mark.parametrize("name", ["worlds", "worlds-redrawn"])
 def test_missing_data_are_drawn(model, tmp_path, monkeypatch, capsys, name):
     from beholder.evaluation.tasks import worlds
@@ -218,6 +239,10 @@ def test_a_benchmark_of_ones_own(model, data, tmp_path, capsys):
         (["eval", "pope", "mme", "--answers", "x"], "only one"),
         (["eval", "pope", "--answers", "x", "--limit", "3"], "--limit tells how a model is asked, but"),
         (["eval", "pope", "--answers", "x", "--style", "llava", "--batch", "2"], "--style, --batch tells"),
+        (["eval", "pope", "--answers", "x", "--quantize", "int8"], "--quantize tells how a model is opened"),
+        (["eval", "worlds", "--api", "http://a", "--base", "b"], "is opened by the server at http://a"),
+        (["eval", "worlds", "--quantize", "int3"], "quantize is 'int3'; use"),
+        (["eval", "worlds", "--kv-dtype", "int4"], "--kv-dtype is 'int4'; it must be int8"),
         (["eval", "worlds", "--published-as", "llava-v1.5-7b"], "belongs to --compare published"),
         (["eval", "worlds", "--out", __file__], "is a file; name a folder"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from beholder import load
 from beholder.checkpoints.loader import open_model
+from beholder.checkpoints.narrow import quantization
 from beholder.checkpoints.quantize import Cost, dense_parts, measure, parameter_bytes, quantized_parts
 from beholder.core.errors import ConfigError
 from beholder.core.types import Message
@@ -128,3 +131,19 @@ def test_names_that_mean_nothing():
         open_model(LLAVA, identify_folder(LLAVA), device="cpu", quantize="3bit")
     with pytest.raises(ConfigError, match="nothing of it can be quantised"):
         dense_parts(torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("quantize", "told"),
+    [
+        (None, None),
+        ("8bit", "torchao Int8WeightOnlyConfig"),
+        ("4bit", "torchao PrototypeInt4WeightOnlyConfig"),
+        ("int8", "int8, the head int8"),
+        ("int4", "int4 in groups of 64, the head int8"),
+    ],
+)
+def test_every_form_has_a_name_of_its_own(quantize, told):
+    """Records and `/v1/models` tell by it how a model was opened."""
+    with closing(load(quantize=quantize)) as vlm:
+        assert quantization(vlm.model) == told

@@ -64,6 +64,24 @@ def stored_choice(config: Any) -> Choice | None:
     return choice_of(given)
 
 
+def quantization(model: Any) -> str | None:
+    """How a model's weights are quantized, such as "int8, the head int8"; None where they are not."""
+    config = getattr(model, "config", None)
+    settings: Any = getattr(config, "quantization_config", None)
+    if settings is None:
+        return None
+    if own := stored_choice(config):
+        return str(own)
+    is_plain = isinstance(settings, dict)
+    given = cast("dict[str, Any]", settings if is_plain else settings.to_dict())
+    method = str(getattr(given.get("quant_method"), "value", given.get("quant_method") or "unknown"))
+    bits = given.get("bits") or (4 if given.get("load_in_4bit") else 8 if given.get("load_in_8bit") else None)
+    if bits is not None:
+        return f"{method} {bits} bit"
+    form = None if is_plain else getattr(settings, "quant_type", None)  # torchao's is an object of that form
+    return method if form is None else f"{method} {type(form).__name__}"
+
+
 def choice_of(given: Mapping[str, Any]) -> Choice:
     """From the settings by name; ConfigError for those that are unknown or missing."""
     known = [field.name for field in fields(Choice)]

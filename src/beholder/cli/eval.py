@@ -35,6 +35,9 @@ def evaluate(
         typer.Argument(metavar="NAME...", help="Benchmarks, such as worlds, or a .jsonl file of your own."),
     ] = None,
     model: options.Model = None,
+    base: options.Base = None,
+    quantize: options.Quantize = None,
+    kv_dtype: options.KvDtype = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -109,6 +112,15 @@ def evaluate(
         raise ConfigError("--answers belongs to one benchmark; name only one")
     if published_as and not chosen:
         raise ConfigError(f"--published-as belongs to --compare {PUBLISHED}, which is not given")
+    loading = {"--base": base, "--quantize": quantize, "--kv-dtype": kv_dtype}
+    if (answers or api) and (given := [name for name, value in loading.items() if value]):
+        told = "with --answers none is" if answers else f"the model is opened by the server at {api}"
+        raise ConfigError(f"{', '.join(given)} tells how a model is opened, but {told}")
+    origin = options.origin(base, None, quantize, kv_dtype=kv_dtype)
+    if quantize is not None:
+        from beholder.checkpoints.quantize import check_name
+
+        check_name(quantize)
     asking = {"--api": api, "--style": style, "--shard": shard, "--limit": limit, "--batch": batch}
     if answers and (given := [name for name, value in asking.items() if value]):
         raise ConfigError(f"{', '.join(given)} tells how a model is asked, but with --answers none is")
@@ -121,7 +133,7 @@ def evaluate(
         rows = batch or (ROWS_OF_A_SERVER if api else ROWS)
         settings: dict[str, object] = {"strict": strict, "judge": asker, "limit": limit, "batch": rows}
         settings["asked_as"] = known_style(style)
-        where = {"device": device, "dtype": dtype}
+        where = {"device": device, "dtype": dtype, **origin}
         records = ask_model(tasks, model, data, out, api, style, shard, settings, where)
     if records:  # of a part there are none, unless it was the last to end
         show(records, as_json, published_as, bool(chosen))
@@ -202,7 +214,8 @@ def local(model: str | None, where: dict[str, str]) -> tuple[VLM, str, Path]:
     from beholder.core.records import hash_weights
 
     weights = hash_weights(checkpoint_folder(model))
-    home = Path("runs/eval") / f"{Path(model or BUILT_IN).name}-{weights[:8]}"
+    rounded = [where[name] for name in ("quantize", "kv_dtype") if name in where]
+    home = Path("runs/eval") / "-".join([Path(model or BUILT_IN).name, weights[:8], *rounded])
     return load(model, **where), weights, home
 
 

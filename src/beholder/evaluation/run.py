@@ -17,6 +17,7 @@ import torch
 
 from beholder import mini
 from beholder.api import BUILT_IN
+from beholder.checkpoints.narrow import quantization
 from beholder.core.errors import ConfigError
 from beholder.core.records import RunRecord
 from beholder.core.types import Box
@@ -140,7 +141,8 @@ def describe_model(vlm: VLM | RemoteModel) -> dict[str, Any]:
     """What answers depend on besides weights and questions."""
     if isinstance(vlm, RemoteModel):
         return {"api": vlm.endpoint.url, "model": vlm.name, "family": vlm.family}
-    return {"dtype": str(vlm.model.dtype)}
+    rounded = {"quantization": quantization(vlm.model), "kv_dtype": vlm.engine.kv_dtype}
+    return {"dtype": str(vlm.model.dtype)} | {name: value for name, value in rounded.items() if value}
 
 
 def describe_device(vlm: VLM | RemoteModel) -> dict[str, Any]:

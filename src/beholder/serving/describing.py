@@ -8,11 +8,12 @@ import io
 import json
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from beholder.checkpoints.narrow import quantization
 from beholder.core.types import Message
 from beholder.processing.templates import rendered_text
 from beholder.serving.errors import APIError
@@ -46,17 +47,6 @@ def most_pictures(processor: Any, context: int) -> int | None:
     slots = getattr(processor, "slots_per_picture", None)
     limits = [allowed, (context - 1) // slots if slots else None]
     return min((limit for limit in limits if limit is not None), default=None)
-
-
-def quantization(model: Any) -> str | None:
-    """How the weights are quantized, as the configuration names it; None where they are not."""
-    settings = getattr(getattr(model, "config", None), "quantization_config", None)
-    if settings is None:
-        return None
-    given = cast("dict[str, Any]", settings if isinstance(settings, dict) else settings.to_dict())
-    method = str(getattr(given.get("quant_method"), "value", given.get("quant_method") or "unknown"))
-    bits = given.get("bits") or (4 if given.get("load_in_4bit") else 8 if given.get("load_in_8bit") else None)
-    return method if bits is None else f"{method} {bits} bit"
 
 
 def fingerprint(processor: Any) -> str:
