@@ -20,9 +20,9 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "benchmarks" / "results" / "captcha"
 MADE = "<!-- Made by docs/captcha_page.py. Do not edit. -->\n\n"
 NONE = "There are no records yet: the run has not come to its end."
-STAGES = ("tower", "base", "crowded", "lora", "tune")
+STAGES = ("tower", "base", "crowded", "look", "read", "lora", "tune")
 MODELS = {
-    "crowded": "before captchas",
+    "read": "before captchas",
     "lora": "adapters on the experts, beside the model",
     "lora-merged": "the same, merged",
     "tune": "more parameters, beside the model",
@@ -49,17 +49,15 @@ def collect(runs: Path) -> None:
         recipe = json.loads((runs / stage / "recipe.json").read_text("utf-8"))
         kept = {key: value for key, value in recipe.items() if key not in ("output", "model", "data")}
         final = runs / stage / ("model" if recipe["lora"] is None else "adapter")
-        batch, before, seconds = recipe["global_batch"], 0, 0.0
-        for point in curve:
-            seconds += (point["step"] - before) * batch / point["samples_per_second"]
-            before = point["step"]
+        steps, last = curve[-1]["step"], curve[-1]
+        seen = steps * recipe["global_batch"]
         capture(
             subject="beholder-captcha",
             measure=f"train captcha/{stage}",
-            values={"steps": before, "samples_seen": before * batch, "last_loss": curve[-1]["loss"]},
-            samples=before * batch,
+            values={"steps": steps, "samples_seen": seen, "last_loss": last["loss"]},
+            samples=seen,
             settings=kept,
-            seconds=round(seconds, 1),
+            seconds=round(seen / last["samples_per_second"], 1),  # a log tells the mean pace since its start
             weights=hash_weights(final) if final.is_dir() else "",
         ).write(RESULTS / f"train-{stage}.json")
         lines = "".join(json.dumps({"step": p["step"], "loss": p["loss"]}) + "\n" for p in curve)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from beholder.core.errors import ConfigError, InputError
 from beholder.evaluation.task import Reply
 from beholder.evaluation.tasks import find_task
 from beholder.training.captcha import dataset
-from beholder.training.captcha.drawing import CAPTCHA, HANDS, HEIGHT, LETTERS, PLAIN, WIDTH, Hand, draw
+from beholder.training.captcha.drawing import CAPTCHA, HANDS, HEAVY, HEIGHT, LETTERS, PLAIN, WIDTH, Hand, draw
 
 
 @pytest.mark.parametrize("hand", HANDS)
@@ -50,11 +51,21 @@ def test_boxes_are_where_the_ink_is() -> None:
         assert [box[0] for box in drawn.boxes] == sorted(box[0] for box in drawn.boxes)
 
 
-def test_a_captcha_is_disturbed_more_than_plain_lettering() -> None:
-    assert CAPTCHA.turn > PLAIN.turn
+def overlaps(hand: str) -> float:
+    """How much of a letter's box lies in the next one's, in the mean over a hand's pictures."""
+    shares: list[float] = []
+    for index in range(60):
+        boxes = dataset.picture_at(index, hand, 5, (None,)).boxes
+        shares += [max(0.0, one[2] - two[0]) / (one[2] - one[0]) for one, two in pairwise(boxes)]
+    return float(np.mean(shares))
+
+
+def test_each_hand_disturbs_as_its_name_says() -> None:
     assert CAPTCHA.wave > PLAIN.wave
-    assert min(CAPTCHA.lengths) == 4
+    assert min(CAPTCHA.lengths) == min(HEAVY.lengths) == 4
     assert min(PLAIN.lengths) == 1
+    assert overlaps("captcha") < 0.01
+    assert overlaps("captcha") < overlaps("plain") < overlaps("heavy")
 
 
 def archive(folder: Path, count: int) -> Path:

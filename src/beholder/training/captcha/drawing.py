@@ -32,24 +32,24 @@ class Hand:
 
     lengths: tuple[int, ...] = (4, 5, 6)
     heights: tuple[float, float] = (0.50, 0.80)  # of a letter, as a share of the picture's
+    squeeze: tuple[float, float] = (0.85, 1.1)  # a letter's width, in the one that its typeface gives it
     turn: float = 30.0  # degrees to either side
     shear: float = 0.25
     perspective: float = 0.18  # how far a corner may move, as a share of the letter
-    closeness: tuple[float, float] = (
-        -0.08,
-        0.20,
-    )  # gap to the next letter, in its width; below 0 overlaps
+    closeness: tuple[float, float] = (-0.08, 0.20)  # gap to the next letter in its width; below 0 overlaps
     wave: float = 2.2  # pixels
     lines: tuple[int, int] = (1, 2)
     dots: tuple[int, int] = (10, 60)
     dashes: float = 0.4  # share of pictures whose dots are short strokes in the ink's colour
+    line_widths: tuple[int, ...] = (1, 1, 2)
+    stroke_widths: tuple[int, ...] = (1, 1, 2, 3)  # of those short strokes
     grain: float = 12.0  # standard deviation, of 255
     blur: float = 0.7  # radius in pixels, at most
     contrast: int = 100  # least difference of brightness between ground and ink
     own_colours: float = 0.5  # share of pictures in which each letter has a colour of its own
 
 
-CAPTCHA = Hand()
+CAPTCHA = Hand(turn=22.0, shear=0.18, perspective=0.12, closeness=(0.0, 0.25), wave=2.0)
 # What the reader learns first: other lengths and little disturbance, so that captchas are new to it.
 PLAIN = Hand(
     lengths=(1, 2, 3, 4, 5, 6), heights=(0.36, 0.85), turn=26.0, shear=0.20, perspective=0.14,
@@ -60,7 +60,13 @@ CROWDED = Hand(
     lengths=(3, 4, 5, 6), heights=(0.40, 0.95), closeness=(-0.30, 0.8), dots=(0, 60), dashes=0.5,
     contrast=40, lines=(0, 2), wave=2.0,
 )  # fmt: skip
-HANDS = {"captcha": CAPTCHA, "plain": PLAIN, "crowded": CROWDED}
+# And what makes that hard: narrow letters over each other, thick strokes and blots in the ink's own colour.
+HEAVY = Hand(
+    lengths=(4, 5, 6), heights=(0.50, 0.95), squeeze=(0.5, 1.1), closeness=(-0.22, 0.25), perspective=0.2,
+    lines=(0, 2), line_widths=(1, 2, 3, 4), dots=(10, 50), dashes=0.8, stroke_widths=(1, 2, 3, 4),
+    contrast=40, wave=1.2, own_colours=0.15,
+)  # fmt: skip
+HANDS = {"captcha": CAPTCHA, "plain": PLAIN, "crowded": CROWDED, "heavy": HEAVY}
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ def _glyph(rng: random.Random, hand: Hand, letter: str, face: str | None) -> Ima
     """A letter's mask, bent, at the size that it is drawn in."""
     mask = _clean(letter, face)
     height = rng.uniform(*hand.heights) * HEIGHT
-    width = max(4.0, height * mask.width / mask.height * rng.uniform(0.85, 1.1))
+    width = max(4.0, height * mask.width / mask.height * rng.uniform(*hand.squeeze))
     shift, turn = hand.perspective, math.radians(rng.uniform(-hand.turn, hand.turn))
     shear = rng.uniform(-hand.shear, hand.shear)
     corners: list[tuple[float, float]] = []
@@ -193,7 +199,7 @@ def _scribble(rng: random.Random, picture: Image.Image, hand: Hand, ink: Colour)
     for _ in range(rng.randint(*hand.lines)):
         colour = ink if rng.random() < 0.5 else _any(rng)
         start, end = rng.randint(0, HEIGHT), rng.randint(0, HEIGHT)
-        bend, width = rng.uniform(-30, 30), rng.choice((1, 1, 2))
+        bend, width = rng.uniform(-30, 30), rng.choice(hand.line_widths)
         left, right = rng.randint(0, WIDTH // 4), rng.randint(WIDTH * 3 // 4, WIDTH)
         steps = [step / 16 for step in range(17)]
         path = [
@@ -203,9 +209,11 @@ def _scribble(rng: random.Random, picture: Image.Image, hand: Hand, ink: Colour)
         pen.line(path, fill=colour, width=width)
     dashed = rng.random() < hand.dashes
     for _ in range(rng.randint(*hand.dots)):
-        x, y, side = rng.randint(0, WIDTH), rng.randint(0, HEIGHT), rng.choice((0, 0, 1, 2))
+        x, y = rng.randint(0, WIDTH), rng.randint(0, HEIGHT)
+        width = rng.choice(hand.stroke_widths)
+        side = width - 1
         if dashed:
-            pen.line((x, y, x + rng.randint(-2, 2), y + rng.randint(-2, 2)), fill=ink, width=1 + side)
+            pen.line((x, y, x + rng.randint(-2, 2), y + rng.randint(-2, 2)), fill=ink, width=width)
         else:
             pen.ellipse((x, y, x + side, y + side), fill=_any(rng))
 
