@@ -44,10 +44,10 @@ class Budget:
 BUDGETS = {
     budget.name: budget
     for budget in (
-        Budget("full", scenes=16000, rounds=6, tests=500, tower_steps=2000, align_steps=200, tune_steps=4000,
-               batch=32),
-        Budget("small", scenes=2000, rounds=6, tests=100, tower_steps=300, align_steps=40, tune_steps=600,
-               batch=32),
+        Budget("full", scenes=8000, rounds=6, tests=250, tower_steps=500, align_steps=60, tune_steps=800,
+               batch=64),
+        Budget("small", scenes=2000, rounds=6, tests=100, tower_steps=100, align_steps=20, tune_steps=200,
+               batch=64),
         Budget("tiny", scenes=6, rounds=2, tests=2, tower_steps=2, align_steps=1, tune_steps=2, batch=2,
                marks=2, sizes=Sizes(tower=48, tower_layers=1, large_tower=96, large_layers=2, width=32,
                                     inner=48, layers=1, heads=2, queries=16),
@@ -97,7 +97,7 @@ def _recipe(
         **{
             "optimizer": "muon", "weight_decay": 0.05, "beta2": 0.98, "warmup_ratio": 0.03,
             "global_batch": budget.batch, "device_batch": budget.batch, "max_length": 512,
-            "pad_to_multiple": 16, "precision": budget.precision, "attention": "eager", "grouping": "none",
+            "pad_to_multiple": 16, "precision": budget.precision, "attention": "eager", "grouping": "length",
             "workers": 0, "save_every": every, "keep": budget.marks + 1, "seed": seed,
             "log_every": min(20, values["steps"]), "report_to": (),
         } | values,
