@@ -48,7 +48,9 @@ def vlm(monkeypatch: pytest.MonkeyPatch) -> VLM:
     monkeypatch.setattr(running, "answer_stream", answer_stream)
     model = SimpleNamespace(dtype=torch.float32, device=torch.device("cpu"))
     family = SimpleNamespace(name="scripted", title="Scripted")
-    return cast(VLM, SimpleNamespace(model=model, family=family, name="scripted", folder=None))
+    engine = SimpleNamespace(kv_dtype=None)
+    told: Any = SimpleNamespace(model=model, engine=engine, family=family, name="scripted", folder=None)
+    return cast(VLM, told)
 
 
 @pytest.fixture
