@@ -117,10 +117,6 @@ def evaluate(
         told = "with --answers none is" if answers else f"the model is opened by the server at {api}"
         raise ConfigError(f"{', '.join(given)} tells how a model is opened, but {told}")
     origin = options.origin(base, None, quantize, kv_dtype=kv_dtype)
-    if quantize is not None:
-        from beholder.checkpoints.quantize import check_name
-
-        check_name(quantize)
     asking = {"--api": api, "--style": style, "--shard": shard, "--limit": limit, "--batch": batch}
     if answers and (given := [name for name, value in asking.items() if value]):
         raise ConfigError(f"{', '.join(given)} tells how a model is asked, but with --answers none is")

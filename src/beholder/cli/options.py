@@ -109,6 +109,10 @@ def origin(
     kv_dtype: str | None = None,
 ) -> dict[str, str]:
     """What of a model's origin and form was given, and what it keeps, as arguments of `load`."""
+    if quantize is not None:  # told before a model is loaded for it
+        from beholder.checkpoints.quantize import check_name
+
+        check_name(quantize)
     given = {"base": base, "template": template, "quantize": quantize, "tokenizer": tokenizer}
     given["kv_dtype"] = check_kv_dtype(kv_dtype)
     return {name: value for name, value in given.items() if value is not None}

@@ -60,10 +60,6 @@ def serve(
         raise MissingExtraError.of("beholder serve", "serve") from error
     arguments = serving_options.check_engine(engine, vllm_arg)
     origin = options.origin(base, template, quantize, kv_dtype=kv_dtype)
-    if quantize is not None:
-        from beholder.checkpoints.quantize import check_name
-
-        check_name(quantize)
     logs.set_up(form)
     chosen = serving_options.limits(
         api_keys=api_keys, most_running=max_running, most_waiting=max_waiting, max_per_client=max_per_client,

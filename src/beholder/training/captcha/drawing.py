@@ -42,7 +42,7 @@ class Hand:
     dots: tuple[int, int] = (10, 60)
     dashes: float = 0.4  # share of pictures whose dots are short strokes in the ink's colour
     line_widths: tuple[int, ...] = (1, 1, 2)
-    stroke_widths: tuple[int, ...] = (1, 1, 2, 3)  # of those short strokes
+    stroke_widths: tuple[int, ...] = (1, 1, 2, 3)  # of dots and short strokes
     grain: float = 12.0  # standard deviation, of 255
     blur: float = 0.7  # radius in pixels, at most
     contrast: int = 100  # least difference of brightness between ground and ink
@@ -211,11 +211,10 @@ def _scribble(rng: random.Random, picture: Image.Image, hand: Hand, ink: Colour)
     for _ in range(rng.randint(*hand.dots)):
         x, y = rng.randint(0, WIDTH), rng.randint(0, HEIGHT)
         width = rng.choice(hand.stroke_widths)
-        side = width - 1
         if dashed:
             pen.line((x, y, x + rng.randint(-2, 2), y + rng.randint(-2, 2)), fill=ink, width=width)
         else:
-            pen.ellipse((x, y, x + side, y + side), fill=_any(rng))
+            pen.ellipse((x, y, x + width - 1, y + width - 1), fill=_any(rng))
 
 
 def _any(rng: random.Random) -> Colour:
