@@ -114,7 +114,8 @@ def provenance(records: Sequence[RunRecord]) -> str:
     seeds = sorted({record.settings["seed"] for record in records})
     told = first.settings
     return (
-        f"Seeds {', '.join(map(str, seeds))}. Each got {told['tower_steps']:,} steps of the tower's warm-up, "
+        f"Seeds {', '.join(map(str, seeds))}. Each got {told['language_steps']:,} steps of reading texts, "
+        f"{told['tower_steps']:,} of the tower's warm-up, "
         f"{told['align_steps']:,} of the first stage and {told['tune_steps']:,} of the second, "
         f"{told['batch']} rows a step, of {told['scenes']:,} scenes; scored on "
         f"{told['test_scenes']:,} others, {first.samples:,} "

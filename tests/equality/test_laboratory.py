@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from beholder.core.errors import ConfigError
-from beholder.laboratory.budget import BUDGETS, Budget
+from beholder.laboratory.budget import BUDGETS
 from beholder.laboratory.experiment import read_records, run_laboratory
-from beholder.laboratory.materials import SQUARE, on_square, single_turns
-from beholder.laboratory.subjects import SUBJECTS, Sizes, give_language, shared_language
+from beholder.laboratory.materials import SQUARE, as_text, on_square, single_turns
+from beholder.laboratory.subjects import SUBJECTS, Sizes, give_language, raw_language, read_language
 from beholder.laboratory.summary import points, table
 
 TINY = BUDGETS["tiny"]
@@ -39,10 +40,20 @@ def test_each_question_becomes_a_row_with_the_picture() -> None:
     assert [row["conversations"][1]["value"] for row in singles] == ["1", "2"]
 
 
+def test_a_scene_becomes_a_text() -> None:
+    turns = [
+        {"from": "human", "value": "<image>\nOne?"}, {"from": "gpt", "value": "1"},
+        {"from": "human", "value": "Two?"}, {"from": "gpt", "value": "2"},
+    ]  # fmt: skip
+    row = as_text({"id": "a", "image": "a.png", "conversations": turns}, "There is 1 object.")
+    assert "image" not in row
+    assert row["conversations"][1] == {"from": "gpt", "value": "There is 1 object.\nOne? 1\nTwo? 2"}
+
+
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_all_language_models_of_a_seed_are_the_same(name: str) -> None:
     sizes = TINY.sizes
-    shared = shared_language(sizes, 300, seed=4)
+    shared = raw_language(sizes, 300, seed=4)
     model = SUBJECTS[name].build(sizes, 300, 299)
     give_language(model, shared)
     state = dict(model.named_parameters())
@@ -54,7 +65,7 @@ def test_all_language_models_of_a_seed_are_the_same(name: str) -> None:
 
 def test_points_must_be_even() -> None:
     with pytest.raises(ConfigError, match="5 steps cannot be scored at 2 even points"):
-        Budget("x", scenes=1, rounds=1, tests=1, tower_steps=1, align_steps=1, tune_steps=5, batch=1, marks=2)
+        replace(TINY, tune_steps=5, marks=2)
 
 
 def test_towers_of_a_kind_have_one_geometry() -> None:
@@ -84,6 +95,13 @@ def test_the_whole_runs_and_a_second_call_changes_nothing(tmp_path: Path) -> Non
     assert slots == {"mlp": 64, "large-tower": 64, "abstractors": 32, "experts": 66}
     for record in records:
         assert record.values["training_petaflops"] > 0
+    # One language model, which has learned, stands in all.
+    learned = read_language(tmp_path / "language-0" / "texts" / "model")
+    raw = read_language(tmp_path / "language-0" / "blank")
+    assert any(not torch.equal(learned[name], raw[name]) for name in raw)
+    for name in SUBJECTS:
+        begun = load_file(tmp_path / f"{name}-0" / "blank" / "model.safetensors")
+        assert torch.equal(begun["lm_head.weight"], learned["lm_head.weight"])
     # One tower, warmed up once, stands in both of its kind.
     warm = [tower_weights(tmp_path / f"{name}-0" / "tower" / "model") for name in ("mlp", "abstractors")]
     assert warm[0].keys() == warm[1].keys()

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tests.equality.training_cases import FAMILIES, checkpoint, opened, write_rows
 
 from beholder.core.errors import InputError
+from beholder.core.types import Message
 from beholder.training.collate import Collator, blank_sample
 from beholder.training.data import Conversations, read_rows
 from beholder.training.losses import answer_loss
-from beholder.training.packing import PackingCollator, bins
+from beholder.training.packing import PackingCollator, arranged, bins
+from beholder.training.sharing import bundles
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -85,6 +88,56 @@ def test_packed_rows_are_as_if_alone(case: Any) -> None:
     compare(model, loss_of(model, rows(samples)), loss_of(model, packed))
 
 
+def asked_again(samples: list[Any], processor: Any) -> list[Any]:
+    """The samples, and two more questions about each picture."""
+    found: list[Any] = []
+    for number, sample in enumerate(samples):
+        found.append(sample)
+        if sample["pixel_values"] is None:
+            continue
+        picture = Image.new("RGB", (40, 36), (20 * number, 90, 30))
+        for question, answer in (("Is it red?", "No."), ("What is it?", "A square and a star.")):
+            asked = [Message.user(picture, question), Message.assistant(answer)]
+            found.append(processor.encode_training(asked) | {"row": len(found)})
+    return found
+
+
+def test_rows_about_a_picture_share_it_and_are_as_if_alone(case: Any) -> None:
+    model, processor, samples = case
+    samples = asked_again(samples, processor)
+    longest = max(len(sample["input_ids"]) for sample in samples)
+    rows = Collator(processor.padding_id, max_length=longest * 2, picture_id=processor.image_token_id)
+    layout = getattr(model, "lay_out_prompt", None)
+    apart = PackingCollator(rows, layout, as_bias=True)(samples)
+    shared = PackingCollator(rows, layout, as_bias=True, share_pictures=True)(samples)
+    assert len(shared["pixel_values"]) < len(apart["pixel_values"])
+    assert shared["input_ids"].numel() < apart["input_ids"].numel()
+    assert sorted(shared["rows"].tolist()) == sorted(apart["rows"].tolist())
+    compare(model, loss_of(model, rows(samples)), loss_of(model, shared))
+
+
+def stands_for(ids: list[int], trained: int, colour: float = 0.5) -> dict[str, Any]:
+    """A sample whose picture has the ids 9, with labels from `trained` on."""
+    labels = [-100] * trained + ids[trained:]
+    return {"input_ids": ids, "labels": labels, "pixel_values": torch.full((1, 3, 2, 2), colour)}
+
+
+def test_only_the_same_picture_after_the_same_words_is_shared() -> None:
+    end = Collator(0, picture_id=9).picture_end
+    samples = [
+        stands_for([1, 9, 9, 5, 6], 4),
+        stands_for([1, 9, 9, 5, 7], 4),
+        stands_for([2, 9, 9, 5, 7], 4),
+        stands_for([1, 9, 9, 5, 7], 4, colour=0.6),
+        stands_for([1, 9, 9, 8], 3),
+        stands_for([1, 9, 9, 7, 9], 3),
+        {"input_ids": [1, 9, 9, 5], "labels": [-100] * 4, "pixel_values": None},
+    ]
+    found = [(len(bundle.samples), bundle.parts()) for bundle in bundles(samples, end, 100)]
+    assert found == [(2, [3, 2, 2]), (1, [5]), (1, [5]), (1, [4]), (1, [5]), (1, [4])]
+    assert [bundle.parts() for bundle in bundles(samples[:2] * 2, end, 8)] == [[3, 2, 2], [3, 2, 2]]
+
+
 def test_a_blank_picture_weighs_nothing_and_reaches_every_part(case: Any) -> None:
     model, processor, samples = case
     texts = [sample for sample in samples if sample["pixel_values"] is None]
@@ -142,3 +195,9 @@ def length_without(sample: dict[str, Any], token: int) -> int:
 
 def test_packing_puts_long_ones_first() -> None:
     assert bins([3, 7, 4, 2, 6], 10) == [[1, 0], [4, 2], [3]]
+
+
+def test_packing_takes_the_width_that_wastes_least() -> None:
+    assert arranged([5, 5, 5, 5], 14) == [[0], [1], [2], [3]]  # of equals the narrowest
+    assert arranged([6, 5, 5, 4], 14) == [[0, 3], [1, 2]]
+    assert arranged([7], 7) == [[0]]

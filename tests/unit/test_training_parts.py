@@ -17,7 +17,7 @@ from beholder.training.data import read_rows, row_messages
 from beholder.training.easing import is_plain, rows_of, with_short_answers
 from beholder.training.optimizer import MuonAndAdamW, build_optimizer, learning_rate_of
 from beholder.training.run import open_start
-from beholder.training.sampler import LengthGroupedSampler
+from beholder.training.sampler import LengthGroupedSampler, PictureGroupedSampler
 from beholder.training.stages import Recipe, Source, freeze, read_recipe, recipe_names
 
 VALUES: dict[str, Any] = {
@@ -194,6 +194,22 @@ def test_collation_pads_right_and_trains_nothing_there() -> None:
     assert batch["pixel_values"].shape == (1, 2)
     with pytest.raises(InputError, match="3 tokens and max_length is 2"):
         Collator(padding_id=9, max_length=2)(samples)
+
+
+def test_rows_about_a_picture_follow_each_other() -> None:
+    pictures = [("a",), ("b",), (), ("a",), ("a", "b"), (), ("b",), ("a",)]
+    sampler = PictureGroupedSampler(pictures, batch=4, seed=1)
+    orders = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+        assert sorted(orders[-1]) == list(range(8))
+        places = [orders[-1].index(number) for number in (0, 3, 7)]
+        assert max(places) - min(places) == 2
+        assert abs(orders[-1].index(1) - orders[-1].index(6)) == 1
+    assert orders[0] != orders[1]
+    again = PictureGroupedSampler(pictures, batch=4, seed=1)
+    assert list(again) == orders[0]
 
 
 def test_grouping_keeps_every_sample_and_batches_alike_ones() -> None:

@@ -167,6 +167,7 @@ def test_a_star_stands_for_one_step_of_a_name() -> None:
     [
         ({"trainable": []}, "nothing is trained"),
         ({"packing": True, "attention": "flash_attention_2"}, "packing needs"),
+        ({"share_pictures": True}, "set packing: true"),
         ({"data": [{"rows": "a", "pictures": "a", "form": "folder"}]}, "give its prompt"),
     ],
 )

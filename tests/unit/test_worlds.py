@@ -87,6 +87,16 @@ def test_crowded_data_asks_nothing_and_names_everything(tmp_path):
         Plan(2, 4, "test", crowded=True)
 
 
+def test_one_language_is_asked_in_alone(tmp_path):
+    for language, split in (("zh", "train"), ("en", "test")):
+        manifest = write(tmp_path / split, Plan(6, 4, split, language=language), FONTS)
+        assert {kind.rpartition("/")[2] for kind in manifest["counts"]["kinds"]} == {language}
+    asked = json.loads((tmp_path / "test" / "questions.json").read_text("utf-8"))
+    assert {row["language"] for row in asked} == {"en"}
+    with pytest.raises(ConfigError, match="unknown language 'fr'; use one of en, zh"):
+        Plan(1, 1, "train", language="fr")
+
+
 def test_described_data_asks_for_descriptions_alone(tmp_path):
     write(tmp_path, Plan(3, 4, "train", described=True), FONTS)
     rows = json.loads((tmp_path / "conversations.json").read_text())

@@ -30,6 +30,9 @@ def draw(
     described: Annotated[
         bool, Option(help="Only descriptions with boxes: for a language model's warm-up.")
     ] = False,
+    language: Annotated[
+        str | None, Option(help="en or zh: ask in this one alone.", show_default="both")
+    ] = None,
 ) -> None:
     """Draw scenes and their conversations into OUT, in LLaVA's format; a stopped run can go on."""
     import sys
@@ -43,7 +46,7 @@ def draw(
         raise ConfigError(f"no such folder of fonts: {fonts}")
     plan = Plan(
         scenes=scenes, seed=seed, split=split, start=start, rounds=rounds, crowded=crowded,  # type: ignore[arg-type]
-        described=described,
+        described=described, language=language,  # type: ignore[arg-type]
     )  # fmt: skip
     began, drawn = time.monotonic(), 0
 

@@ -11,17 +11,24 @@ from beholder.laboratory.subjects import Sizes, Subject
 from beholder.training.stages import Recipe
 
 TRUNK = ("model", "lm_head")
+LANGUAGE = ("model.language_model", "lm_head")
+# The questions of a picture in one batch, behind its slots: it is looked at once for all of them.
+TOGETHER = {"grouping": "picture", "packing": True, "share_pictures": True}
 MINI = Sizes()
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Scenes drawn, steps of each stage, the batch, and how often the last stage is scored on its way."""
+    """Scenes drawn, steps of each stage, the batch, and how often the last stage is scored on its way.
+
+    A batch is of questions in the two stages, of texts and of pictures in a quarter of its size before.
+    """
 
     name: str
     scenes: int
     rounds: int
     tests: int
+    language_steps: int
     tower_steps: int
     align_steps: int
     tune_steps: int
@@ -44,16 +51,28 @@ class Budget:
 BUDGETS = {
     budget.name: budget
     for budget in (
-        Budget("full", scenes=8000, rounds=6, tests=250, tower_steps=500, align_steps=60, tune_steps=800,
-               batch=64),
-        Budget("small", scenes=2000, rounds=6, tests=100, tower_steps=100, align_steps=20, tune_steps=200,
-               batch=64),
-        Budget("tiny", scenes=6, rounds=2, tests=2, tower_steps=2, align_steps=1, tune_steps=2, batch=2,
-               marks=2, sizes=Sizes(tower=48, tower_layers=1, large_tower=96, large_layers=2, width=32,
-                                    inner=48, layers=1, heads=2, queries=16),
-               precision="fp32"),
+        Budget("full", scenes=16000, rounds=6, tests=250, language_steps=1000, tower_steps=1000,
+               align_steps=100, tune_steps=1000, batch=128),
+        Budget("small", scenes=2000, rounds=6, tests=100, language_steps=200, tower_steps=200, align_steps=20,
+               tune_steps=200, batch=128),
+        Budget("tiny", scenes=6, rounds=2, tests=2, language_steps=2, tower_steps=2, align_steps=1,
+               tune_steps=2, batch=4, marks=2, precision="fp32",
+               sizes=Sizes(tower=48, tower_layers=1, large_tower=96, large_layers=2, width=32, inner=48,
+                           layers=1, heads=2, queries=16)),
     )
 }  # fmt: skip
+
+
+def language_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: int) -> Recipe:
+    """What published language models bring along: words, and answers that follow from what was said before.
+
+    Trained in CogVLM's classes, whose template `base` writes no words of its own around a text.
+    """
+    rows = [{"rows": data / "texts.json", "pictures": data}]
+    return _recipe(
+        start, out, budget, seed, "language", rows, LANGUAGE, steps=budget.language_steps,
+        learning_rate=2e-3, template="base", grouping="length", **_quarter(budget),
+    )  # fmt: skip
 
 
 def tower_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: int) -> Recipe:
@@ -61,26 +80,31 @@ def tower_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: int) 
     rows = {"rows": data / "pictures.json", "pictures": data}
     return _recipe(
         start, out, budget, seed, "tower", [rows, rows | {"parts": 1}], ("model.vision_tower",),
-        steps=budget.tower_steps, objective="patches", learning_rate=2e-3,
+        steps=budget.tower_steps, objective="patches", learning_rate=2e-3, **_quarter(budget),
     )  # fmt: skip
 
 
 def align_recipe(
-    subject: Subject, start: Path, out: Path, data: Path, budget: Budget, seed: int, rate: float = 4e-4
+    subject: Subject, start: Path, out: Path, data: Path, budget: Budget, seed: int, rate: float = 1.2e-3
 ) -> Recipe:
     """The first published stage: what is between tower and language model learns alone."""
     rows = [{"rows": data / "rows.json", "pictures": data}]
     return _recipe(
         start, out, budget, seed, "align", rows, subject.projector, steps=budget.align_steps,
-        learning_rate=rate,
+        learning_rate=rate, **TOGETHER,
     )  # fmt: skip
 
 
 def tune_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: int, **changes: Any) -> Recipe:
     """The second: everything learns."""
     rows = [{"rows": data / "rows.json", "pictures": data}]
-    values = {"steps": budget.tune_steps, "learning_rate": 1.2e-3, **changes}
+    values = {"steps": budget.tune_steps, "learning_rate": 1.2e-3, **TOGETHER, **changes}
     return _recipe(start, out, budget, seed, "tune", rows, TRUNK, **values)
+
+
+def _quarter(budget: Budget) -> dict[str, int]:
+    """A batch of whole texts or pictures, which are several questions' worth each."""
+    return {"global_batch": budget.batch // 4, "device_batch": budget.batch // 4}
 
 
 def _recipe(
@@ -97,7 +121,7 @@ def _recipe(
         **{
             "optimizer": "muon", "weight_decay": 0.05, "beta2": 0.98, "warmup_ratio": 0.03,
             "global_batch": budget.batch, "device_batch": budget.batch, "max_length": 512,
-            "pad_to_multiple": 16, "precision": budget.precision, "attention": "eager", "grouping": "length",
+            "pad_to_multiple": 16, "precision": budget.precision, "attention": "eager",
             "workers": 0, "save_every": every, "keep": budget.marks + 1, "seed": seed,
             "log_every": min(20, values["steps"]), "report_to": (),
         } | values,

@@ -1,7 +1,8 @@
 """Trains and scores every subject under every seed; what is done already is left as it is.
 
 OUT/train, OUT/test                 the pictures
-OUT/SUBJECT-SEED/blank              the untrained model
+OUT/language-SEED                   the language model that all subjects of a seed start from
+OUT/SUBJECT-SEED/blank              the subject with it, and nothing else trained
 OUT/SUBJECT-SEED/{tower,align,tune} the stages, as `beholder train` leaves them
 OUT/SUBJECT-SEED/marks/STEP         the model at a point of the last stage, and its score card
 OUT/records                         one record for each point
@@ -23,10 +24,10 @@ from beholder.core.records import RunRecord, capture, hash_weights
 from beholder.evaluation.run import run_task
 from beholder.evaluation.tasks import find_task
 from beholder.families import identify_folder
-from beholder.laboratory.budget import Budget, align_recipe, tower_recipe, tune_recipe
-from beholder.laboratory.materials import prepare
+from beholder.laboratory.budget import Budget, align_recipe, language_recipe, tower_recipe, tune_recipe
+from beholder.laboratory.materials import ROWS, prepare
 from beholder.laboratory.measuring import Cost, Speed, cost_of, speed_of
-from beholder.laboratory.subjects import SUBJECTS, Subject, write_subject
+from beholder.laboratory.subjects import SUBJECTS, Subject, read_language, write_subject
 from beholder.mini.dataset import Plan
 from beholder.training.run import run
 from beholder.training.stages import Recipe
@@ -35,7 +36,7 @@ log = logging.getLogger("beholder")
 SEED_OF_SCENES = 7
 WEIGHTS = "model.safetensors"
 TOWER = "model.vision_tower."
-MEASURE = "laboratory v1"
+MEASURE = "laboratory v2"
 
 
 def run_laboratory(
@@ -52,8 +53,10 @@ def run_laboratory(
 
 def materials(out: Path, budget: Budget, fonts: Path | None) -> tuple[Path, Path]:
     """The folders of the pictures to learn from and of those to be asked about."""
-    train = Plan(scenes=budget.scenes, seed=SEED_OF_SCENES, split="train", rounds=budget.rounds)
-    test = Plan(scenes=budget.tests, seed=SEED_OF_SCENES, split="test")
+    train = Plan(
+        scenes=budget.scenes, seed=SEED_OF_SCENES, split="train", rounds=budget.rounds, language="en"
+    )
+    test = Plan(scenes=budget.tests, seed=SEED_OF_SCENES, split="test", language="en")
     return prepare(out / "train", train, fonts), prepare(out / "test", test, fonts)
 
 
@@ -81,11 +84,20 @@ def run_subject(
 
 
 def write_blank_of(subject: Subject, out: Path, budget: Budget, seed: int, train: Path) -> Path:
-    """The untrained model of a subject, written now if it is not there."""
+    """A subject that has its language model and nothing else yet, written now if it is not there."""
     blank = out / f"{subject.name}-{seed}" / "blank"
     if not (blank / WEIGHTS).is_file():
-        write_subject(subject, blank, train / "rows.json", seed, budget.sizes)
+        language = read_language(learned_language(out, budget, seed, train))
+        write_subject(subject, blank, train / ROWS, seed, budget.sizes, language)
     return blank
+
+
+def learned_language(out: Path, budget: Budget, seed: int, train: Path) -> Path:
+    """The model whose language part all subjects of a seed take, trained on texts now if it is not there."""
+    home = out / f"language-{seed}"
+    if not (home / "blank" / WEIGHTS).is_file():
+        write_subject(SUBJECTS["experts"], home / "blank", train / ROWS, seed, budget.sizes)
+    return finished(language_recipe(home / "blank", home / "texts", train, budget, seed))
 
 
 def finished(recipe: Recipe) -> Path:
@@ -161,8 +173,9 @@ def score_point(
         samples=card.samples,
         settings={
             "budget": budget.name, "seed": seed, "step": step, "title": subject.title, "idea": subject.idea,
-            "tower_steps": budget.tower_steps, "align_steps": budget.align_steps,
-            "tune_steps": budget.tune_steps, "batch": budget.batch, "scenes": budget.scenes,
+            "language_steps": budget.language_steps, "tower_steps": budget.tower_steps,
+            "align_steps": budget.align_steps, "tune_steps": budget.tune_steps,
+            "batch": budget.batch, "scenes": budget.scenes,
             "test_scenes": budget.tests, "threads": torch.get_num_threads(),
         },
         seconds=card.seconds,

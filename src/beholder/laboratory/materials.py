@@ -1,7 +1,9 @@
 """What all subjects learn from and are asked about: drawn scenes, made square, one question to a row.
 
 Square, because the systems bring pictures into a square in different ways (padded, stretched), which is not
-what is compared; one question to a row, because CogVLM trains the last answer of a conversation alone.
+what is compared; one question to a row, because CogVLM trains the last answer of a conversation alone. The
+language model that all begin from reads the same scenes as texts: a description with places, then questions
+and answers.
 """
 
 from __future__ import annotations
@@ -17,10 +19,14 @@ from PIL import Image
 from beholder.core.errors import ConfigError
 from beholder.mini.dataset import Plan, write, write_json
 from beholder.mini.fonts import FontBook
+from beholder.mini.questions import described
+from beholder.mini.worlds import scene_at, stream
 from beholder.training.data import MARKER
 
 SQUARE = 192  # pixels: twice what a tower sees of one view
 SCENES, ROWS, PICTURES, QUESTIONS = "scenes", "rows.json", "pictures.json", "questions.json"
+TEXTS = "texts.json"
+OPENING = "Scene:"
 
 
 def prepare(folder: Path, plan: Plan, fonts: Path | None = None) -> Path:
@@ -30,11 +36,13 @@ def prepare(folder: Path, plan: Plan, fonts: Path | None = None) -> Path:
         if json.loads((done / "settings.json").read_text("utf-8")) != settings_of(plan, fonts):
             raise ConfigError(f"{done} holds scenes of other settings; give another folder or delete it")
         return done
-    write(folder / SCENES, plan, FontBook.scan(fonts))
+    book = FontBook.scan(fonts)
+    write(folder / SCENES, plan, book)
     rows: list[dict[str, Any]] = json.loads((folder / SCENES / "conversations.json").read_text("utf-8"))
     sizes = {row["image"]: squared(folder / SCENES / row["image"], done / row["image"]) for row in rows}
     write_json(done / PICTURES, rows)
     write_json(done / ROWS, [single for row in rows for single in single_turns(row)])
+    write_json(done / TEXTS, [as_text(row, told_of(number, plan, book)) for number, row in enumerate(rows)])
     if plan.split != "train":
         asked = json.loads((folder / SCENES / QUESTIONS).read_text("utf-8"))
         write_json(done / QUESTIONS, [on_square(row, sizes[row["image"]]) for row in asked])
@@ -76,6 +84,25 @@ def single_turns(row: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return singles
+
+
+def told_of(number: int, plan: Plan, book: FontBook) -> str:
+    """The description with places of a plan's scene."""
+    index = plan.start + number
+    scene = scene_at(plan.seed, plan.split, index, book)
+    return described(scene, stream(plan.seed, plan.split, index, "text"), plan.language).answer
+
+
+def as_text(row: dict[str, Any], description: str) -> dict[str, Any]:
+    """A scene without its picture: what is where, and each question of the row with its answer."""
+    turns: Sequence[dict[str, str]] = row["conversations"]
+    lines = [
+        question["value"].replace(f"{MARKER}\n", "") + " " + answer["value"]
+        for question, answer in zip(turns[::2], turns[1::2], strict=True)
+    ]
+    text = "\n".join([description, *lines])
+    turns = [{"from": "human", "value": OPENING}, {"from": "gpt", "value": text}]
+    return {"id": f"{row['id']}/text", "conversations": turns}
 
 
 def on_square(row: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The four untrained models: what is compared differs between them, everything else is the same.
+"""The four models at their start: what is compared differs between them, everything else is the same.
 
-The same: tokenizer, language model (number for number: all start from the same weights), tower geometry (five
-layers of 192 over patches of 12 pixels; only the larger tower is larger), template-free short questions. What
-differs is each system's idea: how a picture reaches the language model.
+The same: tokenizer, language model (number for number: all start from the same trained weights), geometry of
+the tower (five layers of 192 over patches of 12 pixels; only the larger tower is larger), template-free short
+questions. What differs is each system's idea: how a picture reaches the language model.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -22,6 +23,7 @@ from beholder.training.blank import quicken, soften
 SIDE, PATCH = 96, 12
 GRID = SIDE // PATCH
 CONTEXT = 512
+LANGUAGE_MODEL = "model.language_model."
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,8 @@ SUBJECTS = {
 }  # fmt: skip
 
 
-def shared_language(sizes: Sizes, rows: int, seed: int) -> dict[str, torch.Tensor]:
-    """The weights of language model and head that all subjects of a seed start from, by Llama's names."""
+def raw_language(sizes: Sizes, rows: int, seed: int) -> dict[str, torch.Tensor]:
+    """The weights of language model and head before they have read anything, by Llama's names."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
@@ -171,13 +173,24 @@ def shared_language(sizes: Sizes, rows: int, seed: int) -> dict[str, torch.Tenso
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
+def read_language(folder: Path) -> dict[str, torch.Tensor]:
+    """Those of a trained model of CogVLM's kind: its language experts', and what is there once."""
+    found: dict[str, torch.Tensor] = {}
+    for name, value in load_file(folder / "model.safetensors").items():
+        if name.startswith(LANGUAGE_MODEL) and "vision_expert" not in name:
+            found["model." + name.removeprefix(LANGUAGE_MODEL).replace("language_expert.", "")] = value
+        elif name.startswith("lm_head."):
+            found[name] = value
+    return found
+
+
 @torch.no_grad()
 def give_language(model: nn.Module, shared: dict[str, torch.Tensor]) -> None:
     """Put the shared weights into a subject; both experts of a layer get them, as CogVLM's authors began."""
     taken: set[str] = set()
     for name, parameter in model.named_parameters():
-        if name.startswith("model.language_model."):
-            plain = "model." + name.removeprefix("model.language_model.")
+        if name.startswith(LANGUAGE_MODEL):
+            plain = "model." + name.removeprefix(LANGUAGE_MODEL)
             plain = plain.replace("language_expert.", "").replace("vision_expert.", "")
         elif name.startswith("lm_head."):
             plain = name
@@ -200,15 +213,21 @@ def quieten(model: Any) -> None:
             module.weight.normal_(std=module.in_features**-0.5)
 
 
-def write_subject(subject: Subject, folder: Path, texts: Path, seed: int, sizes: Sizes) -> None:
-    """An untrained model with processor and tokenizer; `texts` are rows that the tokenizer learns from."""
+def write_subject(
+    subject: Subject, folder: Path, texts: Path, seed: int, sizes: Sizes,
+    language: dict[str, torch.Tensor] | None = None,
+) -> None:  # fmt: skip
+    """A model with processor and tokenizer, untrained but for a `language` that it is given.
+
+    `texts` are rows that the tokenizer learns from.
+    """
     from beholder.families import identify_folder
 
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(texts, folder, subject.name)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     slot, rows = tokenizer.convert_tokens_to_ids(SLOT), len(tokenizer)
-    shared = shared_language(sizes, rows, seed)
+    shared = raw_language(sizes, rows, seed) if language is None else language
     torch.manual_seed(seed)
     model: Any = subject.build(sizes, rows, slot)
     quieten(model)

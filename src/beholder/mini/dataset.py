@@ -21,7 +21,7 @@ import PIL
 from beholder.core.errors import ConfigError
 from beholder.mini.drawing import draw_scene
 from beholder.mini.fonts import FontBook
-from beholder.mini.naming import LANGUAGES
+from beholder.mini.naming import LANGUAGES, Language
 from beholder.mini.objects import objects
 from beholder.mini.questions import Question, conversation, described, evaluation_questions
 from beholder.mini.scenes import SPLITS, Scene, Split
@@ -38,7 +38,8 @@ class Plan:
     """Which scenes are drawn: numbers `start` to `start + scenes` of a split under a seed.
 
     `crowded` draws sheets full of things and writings, without questions, for a tower's warm-up. `described`
-    has each picture described with boxes, and nothing else asked, for a language model's.
+    has each picture described with boxes, and nothing else asked, for a language model's. `language` is the
+    only one that is spoken; None: both.
     """
 
     scenes: int
@@ -48,8 +49,11 @@ class Plan:
     rounds: int = 8
     crowded: bool = False
     described: bool = False
+    language: Language | None = None
 
     def __post_init__(self) -> None:
+        if self.language not in (None, *LANGUAGES):
+            raise ConfigError(f"unknown language {self.language!r}; use one of {', '.join(LANGUAGES)}")
         if self.split not in SPLITS:
             raise ConfigError(f"unknown split {self.split!r}; use one of {', '.join(SPLITS)}")
         for name, least in (("scenes", 1), ("start", 0), ("rounds", 1)):
@@ -107,7 +111,7 @@ def check_folder(out: Path, settings: dict[str, Any]) -> None:
         if not (out / name).exists():
             continue
         there = json.loads((out / name).read_text(encoding="utf-8"))
-        there = {"crowded": False, "described": False, **there}  # older folders do not say
+        there = {"crowded": False, "described": False, "language": None, **there}  # older folders do not say
         differing = sorted(key for key, value in settings.items() if there.get(key) != value)
         if differing:
             raise ConfigError(
@@ -140,8 +144,8 @@ def questions_about(scene: Scene, plan: Plan, index: int) -> list[Question]:
     if plan.crowded:
         return []
     if plan.described:
-        return [described(scene, numbers)]
-    return conversation(scene, numbers, plan.rounds)
+        return [described(scene, numbers, plan.language)]
+    return conversation(scene, numbers, plan.rounds, plan.language)
 
 
 def save_picture(scene: Scene, fonts: FontBook, folder: Path, stem: str) -> str:
@@ -164,11 +168,11 @@ def llava_row(name: str, questions: list[Question]) -> dict[str, Any]:
 
 
 def evaluation_rows(scene: Scene, name: str, plan: Plan, index: int) -> list[dict[str, Any]]:
-    """Single questions about a scene in both languages, with the answers as data; boxes are in pixels."""
+    """Single questions about a scene in each language, with the answers as data; boxes are in pixels."""
     picture = {"image": f"images/{name}", "width": scene.width, "height": scene.height}
     return [
         {**picture, **asdict(question)}
-        for language in LANGUAGES
+        for language in ((plan.language,) if plan.language else LANGUAGES)
         for question in evaluation_questions(
             scene, stream(plan.seed, plan.split, index, f"ask/{language}"), language
         )

@@ -14,7 +14,7 @@ from beholder.mini.asking import (
     ask_where,
 )
 from beholder.mini.describing import ask_describe, ask_describe_with_boxes
-from beholder.mini.naming import Language
+from beholder.mini.naming import LANGUAGES, Language
 from beholder.mini.relations import ask_relation
 from beholder.mini.scenes import Scene
 
@@ -46,10 +46,14 @@ WEIGHTS = {
 }
 
 
-def conversation(scene: Scene, rng: random.Random, rounds: int = 8) -> list[Question]:
+def conversation(
+    scene: Scene, rng: random.Random, rounds: int = 8, only: Language | None = None
+) -> list[Question]:
     """Mixed questions about one scene, mostly in one language, fewer where there is little to ask."""
     language: Language = "en" if rng.random() < 0.65 else "zh"
     mixed = rng.random() < 0.1
+    if only is not None:
+        language, mixed = only, False
     weights = dict(WEIGHTS)
     weights["read"] = 1 if not scene.writings else 18 if scene.things else 50
     wanted = min(rounds, 3 + 2 * len(scene.things) + 2 * len(scene.writings))
@@ -71,9 +75,9 @@ def conversation(scene: Scene, rng: random.Random, rounds: int = 8) -> list[Ques
     return asked
 
 
-def described(scene: Scene, rng: random.Random) -> Question:
+def described(scene: Scene, rng: random.Random, only: Language | None = None) -> Question:
     """The scene's description with boxes: every word of it must be read from the picture."""
-    return ask_describe_with_boxes(scene, rng.choice(("en", "zh")), rng)
+    return ask_describe_with_boxes(scene, rng.choice(LANGUAGES) if only is None else only, rng)
 
 
 def evaluation_questions(scene: Scene, rng: random.Random, language: Language = "en") -> list[Question]:

@@ -182,6 +182,14 @@ class Conversations(Dataset[dict[str, Any]]):
             counts.append(count if row_pictures(row) else -count)
         return counts
 
+    def shown(self) -> list[tuple[str, ...]]:
+        """The pictures of each row, those of the same name in different folders told apart."""
+        names: list[tuple[str, ...]] = []
+        for position in range(len(self)):
+            row, folder = self.row(position)
+            names.append(tuple(f"{folder}/{name}" for name in row_pictures(row)))
+        return names
+
     def __getitem__(self, position: int) -> dict[str, Any]:
         row, pictures = self.row(position)
         messages = row_messages(row, pictures)

@@ -57,4 +57,6 @@ def collator_for(recipe: Recipe, processor: Any, model: Any) -> Any:
     )
     if not recipe.packing:
         return rows
-    return PackingCollator(rows, getattr(model, "lay_out_prompt", None), recipe.attention == "eager")
+    return PackingCollator(
+        rows, getattr(model, "lay_out_prompt", None), recipe.attention == "eager", recipe.share_pictures
+    )

@@ -15,6 +15,25 @@ from torch import Tensor
 
 from beholder.processing.labels import IGNORED
 from beholder.training.collate import Collator, Sample, padded, pictures_of, rows_of, token_keys
+from beholder.training.sharing import Bundle, bundles
+
+ROOMS = 16  # widths that are tried
+
+
+def arranged(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Which of `lengths` share a sequence, in the width of at most `most` that spends the fewest positions.
+
+    Of equals the narrowest, where attention has least to do.
+    """
+    least = max(lengths)
+    step = max(1, (most - least) // ROOMS)
+    tried = [bins(lengths, room) for room in sorted({*range(least, most, step), max(least, most)})]
+    return min(tried, key=lambda places: len(places) * fullest(places, lengths))
+
+
+def fullest(places: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+    """The width of the sequence that holds most."""
+    return max(sum(lengths[number] for number in place) for place in places)
 
 
 def bins(lengths: Sequence[int], width: int) -> list[list[int]]:
@@ -37,23 +56,26 @@ class PackingCollator:
     """Batches of packed sequences of at most `max_length` positions, as few as they fit in.
 
     `layout` gives position ids (and whatever else follows from its tokens) of one sample where the model
-    does not just count; `as_bias` writes the mask as numbers to add, which eager attention needs.
+    does not just count; `as_bias` writes the mask as numbers to add, which eager attention needs. With
+    `share_pictures`, samples about the same picture hold it once.
     """
 
     rows: Collator
     layout: Callable[..., Any] | None = None
     as_bias: bool = False
+    share_pictures: bool = False
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         fitting = self.rows.complete(samples)
-        lengths = [len(sample["input_ids"]) for sample in fitting]
-        room = max(max(lengths), min(sum(lengths), self.rows.max_length or sum(lengths)))
-        numbers = bins(lengths, room)
-        fullest = max(sum(lengths[number] for number in place) for place in numbers)
-        width = -(-fullest // self.rows.multiple) * self.rows.multiple
-        places = [[fitting[number] for number in place] for place in numbers]
+        units = [Bundle((sample,)) for sample in fitting]
+        if self.share_pictures:
+            units = bundles(fitting, self.rows.picture_end, self.rows.max_length)
+        lengths = [unit.length for unit in units]
+        numbers = arranged(lengths, min(sum(lengths), self.rows.max_length or sum(lengths)))
+        width = -(-fullest(numbers, lengths) // self.rows.multiple) * self.rows.multiple
+        places = [[units[number] for number in place] for place in numbers]
         keys = token_keys(fitting)
-        written = [[self.laid_out(sample, keys) for sample in place] for place in places]
+        written = [[part for unit in place for part in self.parts(unit, keys)] for place in places]
         fills = dict.fromkeys(written[0][0], 0) | {"input_ids": self.rows.padding_id, "labels": IGNORED}
         batch = {
             key: torch.stack([padded(torch.cat([one[key] for one in row]), width, fill) for row in written])
@@ -61,11 +83,18 @@ class PackingCollator:
         }
         if "vision_expert_mask" in batch:
             batch["vision_expert_mask"] = batch["vision_expert_mask"].bool()
-        batch["attention_mask"] = self.mask(
-            [[len(one["input_ids"]) for one in row] for row in written], width
-        )
-        order = [sample for place in places for sample in place]
-        return batch | pictures_of(order) | rows_of(order)
+        batch["attention_mask"] = self.mask([[unit.parts() for unit in place] for place in places], width)
+        order = [unit for place in places for unit in place]
+        shown = pictures_of([unit.samples[0] for unit in order])
+        return batch | shown | rows_of([sample for unit in order for sample in unit.samples])
+
+    def parts(self, unit: Bundle, keys: Sequence[str]) -> list[dict[str, Tensor]]:
+        """The tensors of a bundle's parts: what is shared, then what is each sample's own."""
+        written = [self.laid_out(sample, keys) for sample in unit.samples]
+        if not unit.shared:
+            return written
+        beginning = {key: values[: unit.shared] for key, values in written[0].items()}
+        return [beginning, *({key: v[unit.shared :] for key, v in one.items()} for one in written)]
 
     def laid_out(self, sample: Sample, keys: Sequence[str]) -> dict[str, Tensor]:
         """One sample's tensors of a number per position."""
@@ -81,15 +110,23 @@ class PackingCollator:
                 found.setdefault("vision_expert_mask", torch.zeros_like(ids))
         return found | extra
 
-    def mask(self, lengths: Sequence[Sequence[int]], width: int) -> Tensor:
-        """(rows, 1, width, width): who sees whom; what fills a row up sees its own kind."""
-        sample = torch.full((len(lengths), width), -1)
-        for row, places in enumerate(lengths):
+    def mask(self, lengths: Sequence[Sequence[Sequence[int]]], width: int) -> Tensor:
+        """(rows, 1, width, width): who sees whom; what fills a row up sees its own kind.
+
+        `lengths` of the parts of each row's bundles: a part sees itself and the first of its bundle.
+        """
+        bundle = torch.full((len(lengths), width), -1)
+        part = torch.zeros_like(bundle)
+        for row, units in enumerate(lengths):
             end = 0
-            for number, length in enumerate(places):
-                sample[row, end : end + length] = number
-                end += length
-        same = (sample[:, :, None] == sample[:, None, :]) & torch.ones(width, width).tril().bool()
+            for unit, parts in enumerate(units):
+                for number, length in enumerate(parts):
+                    bundle[row, end : end + length] = unit
+                    part[row, end : end + length] = number
+                    end += length
+        alike = bundle[:, :, None] == bundle[:, None, :]
+        seen = (part[:, None, :] == 0) | (part[:, :, None] == part[:, None, :])
+        same = alike & seen & torch.ones(width, width).tril().bool()
         if not self.as_bias:
             return same[:, None]
         return torch.zeros(same.shape).masked_fill(~same, torch.finfo(torch.float32).min)[:, None]

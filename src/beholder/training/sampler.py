@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -54,6 +54,26 @@ class LengthGroupedSampler(EpochSampler):
         for i in torch.randperm(len(batches), generator=chance).tolist():
             yield from batches[i]
         yield from rest  # what fills no whole batch comes last
+
+
+class PictureGroupedSampler(EpochSampler):
+    """All samples once per epoch; those about the same picture follow each other, in an order of chance.
+
+    `pictures` names what each sample shows; samples of nothing stand for themselves.
+    """
+
+    def __init__(self, pictures: Sequence[tuple[str, ...]], batch: int, seed: int) -> None:
+        super().__init__(range(len(pictures)), batch, seed)
+        groups: dict[Hashable, list[int]] = {}
+        for number, shown in enumerate(pictures):
+            groups.setdefault(shown or number, []).append(number)
+        self.groups = list(groups.values())
+
+    def __iter__(self) -> Iterator[int]:
+        chance = self.chance()
+        for group in torch.randperm(len(self.groups), generator=chance).tolist():
+            together = self.groups[group]
+            yield from (together[i] for i in torch.randperm(len(together), generator=chance).tolist())
 
 
 def even_chunks(indices: Sequence[int], lengths: Sequence[int], chunks: int) -> list[list[int]]:

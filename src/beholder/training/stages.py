@@ -97,7 +97,10 @@ class Recipe(BaseModel):
         default=1, ge=1, description="lengths of batches are rounded up to it, for compile"
     )
     packing: bool = Field(default=False, description="rows of a batch share sequences and do not see another")
-    grouping: Literal["length", "llava", "internvl", "none"] = Field(
+    share_pictures: bool = Field(
+        default=False, description="packed rows about the same picture hold it once; see grouping picture"
+    )
+    grouping: Literal["length", "picture", "llava", "internvl", "none"] = Field(
         default="length", description="order of rows; llava and internvl are the published orders"
     )
     always_picture: bool = Field(
@@ -142,6 +145,8 @@ class Recipe(BaseModel):
             raise ConfigError(f"recipe {self.name}: nothing is trained; give trainable, lora, or both")
         if self.packing and self.attention == "flash_attention_2":
             raise ConfigError(f"recipe {self.name}: packing needs attention sdpa or eager")
+        if self.share_pictures and not self.packing:
+            raise ConfigError(f"recipe {self.name}: share_pictures is for packed rows; set packing: true")
         for source in self.data:
             if source.form == "folder" and source.prompt is None:
                 raise ConfigError(

@@ -30,7 +30,7 @@ from beholder.training.patch_labels import PatchCollator, PictureLabels
 from beholder.training.patches import reader_of
 from beholder.training.processes import join, rank, wait_for_all, world
 from beholder.training.resuming import begin, is_finished, newest_checkpoint
-from beholder.training.sampler import LengthGroupedSampler, ModalityLengthSampler
+from beholder.training.sampler import LengthGroupedSampler, ModalityLengthSampler, PictureGroupedSampler
 from beholder.training.schedules import plateau_cosine_schedule
 from beholder.training.settings import arguments
 from beholder.training.sources import sources_of
@@ -65,13 +65,15 @@ class StageTrainer(Trainer):
         return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Rows of similar length together; pictures that are only looked at are just shuffled."""
+        """Rows in the recipe's order; pictures that are only looked at are just shuffled."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         rule, batch, seed = self.recipe.grouping, self.recipe.device_batch, self.recipe.seed
         if not isinstance(dataset, Conversations) or rule == "none":
             return super()._get_train_sampler(train_dataset)
         if rule == "length":
             return LengthGroupedSampler(dataset.lengths(), batch, seed)
+        if rule == "picture":
+            return PictureGroupedSampler(dataset.shown(), batch, seed)
         # The original hands over all batches of a step in the one and those of a pass in the other.
         passes = self.recipe.accumulation(world()) if rule == "llava" else 1
         return ModalityLengthSampler(dataset.words(), batch, world() * passes, rule, seed)
