@@ -51,7 +51,7 @@ class Budget:
 BUDGETS = {
     budget.name: budget
     for budget in (
-        Budget("full", scenes=16000, rounds=6, tests=250, language_steps=1000, tower_steps=1000,
+        Budget("full", scenes=16000, rounds=6, tests=250, language_steps=500, tower_steps=1000,
                align_steps=100, tune_steps=1000, batch=128),
         Budget("small", scenes=2000, rounds=6, tests=100, language_steps=200, tower_steps=200, align_steps=20,
                tune_steps=200, batch=128),
@@ -71,7 +71,7 @@ def language_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: in
     rows = [{"rows": data / "texts.json", "pictures": data}]
     return _recipe(
         start, out, budget, seed, "language", rows, LANGUAGE, steps=budget.language_steps,
-        learning_rate=2e-3, template="base", grouping="length", **_quarter(budget),
+        learning_rate=2e-3, template="base", grouping="length", too_long="cut", **_quarter(budget),
     )  # fmt: skip
 
 
