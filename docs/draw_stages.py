@@ -6,7 +6,7 @@
 `run` trains and scores what is missing and leaves a record of each run; what is done is left as it is, so a
 stopped call can be given again. The two-stage runs first train what is between tower and language model
 alone, at each of the learning rates; the one-stage run trains everything from the start for as many steps as
-both stages have.
+both stages have. At the laboratory's own rate, the laboratory's run in the same folder is taken if it is there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ONE = "one stage"
 
 def run(out: Path, budget_name: str, seeds: Sequence[int], records: Path) -> None:
     """Every run that has no record yet."""
-    from beholder.laboratory.budget import BUDGETS, align_recipe, tune_recipe
+    from beholder.laboratory.budget import BUDGETS, LABORATORY_RATE, align_recipe, tune_recipe
     from beholder.laboratory.experiment import finished, materials, score_run, warm_tower, write_blank_of
     from beholder.laboratory.subjects import SUBJECTS
 
@@ -48,8 +48,12 @@ def run(out: Path, budget_name: str, seeds: Sequence[int], records: Path) -> Non
                 steps = budget.align_steps + budget.tune_steps
                 last = tune_recipe(tower, home / name, train, budget, seed, steps=steps)
             else:
-                first = align_recipe(subject, tower, home / f"{name}-align", train, budget, seed, rate)
-                last = tune_recipe(finished(first), home / name, train, budget, seed)
+                lab = out / f"{SUBJECT}-{seed}"
+                align, tune = home / f"{name}-align", home / name
+                if rate == LABORATORY_RATE:
+                    align, tune = lab / "align", lab / "tune"
+                first = align_recipe(subject, tower, align, train, budget, seed, rate)
+                last = tune_recipe(finished(first), tune, train, budget, seed)
             told = {"arm": ONE if rate is None else "two stages", "projector_rate": rate, "seed": seed}
             score_run(finished(last), test, home / f"{name}-worlds", budget, told).write(path)
             sys.stdout.write(f"{path}\n")

@@ -11,6 +11,7 @@ from beholder.laboratory.subjects import Sizes, Subject
 from beholder.training.stages import Recipe
 
 TRUNK = ("model", "lm_head")
+LABORATORY_RATE = 1.2e-3  # of both stages
 LANGUAGE = ("model.language_model", "lm_head")
 # The questions of a picture in one batch, behind its slots: it is looked at once for all of them.
 TOGETHER = {"grouping": "picture", "packing": True, "share_pictures": True}
@@ -85,7 +86,13 @@ def tower_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: int) 
 
 
 def align_recipe(
-    subject: Subject, start: Path, out: Path, data: Path, budget: Budget, seed: int, rate: float = 1.2e-3
+    subject: Subject,
+    start: Path,
+    out: Path,
+    data: Path,
+    budget: Budget,
+    seed: int,
+    rate: float = LABORATORY_RATE,
 ) -> Recipe:
     """The first published stage: what is between tower and language model learns alone."""
     rows = [{"rows": data / "rows.json", "pictures": data}]
@@ -98,7 +105,7 @@ def align_recipe(
 def tune_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: int, **changes: Any) -> Recipe:
     """The second: everything learns."""
     rows = [{"rows": data / "rows.json", "pictures": data}]
-    values = {"steps": budget.tune_steps, "learning_rate": 1.2e-3, **TOGETHER, **changes}
+    values = {"steps": budget.tune_steps, "learning_rate": LABORATORY_RATE, **TOGETHER, **changes}
     return _recipe(start, out, budget, seed, "tune", rows, TRUNK, **values)
 
 
