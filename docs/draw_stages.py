@@ -6,7 +6,7 @@
 `run` trains and scores what is missing and leaves a record of each run; what is done is left as it is, so a
 stopped call can be given again. The two-stage runs first train what is between tower and language model
 alone, at each of the learning rates; the one-stage run trains everything from the start for as many steps as
-both stages have. At the laboratory's own rate, the laboratory's run in the same folder is taken if it is there.
+both stages have. At the laboratory's own rate, its run in the same folder is taken if it is there.
 """
 
 from __future__ import annotations
