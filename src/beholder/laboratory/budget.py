@@ -22,7 +22,7 @@ MINI = Sizes()
 class Budget:
     """Scenes drawn, steps of each stage, the batch, and how often the last stage is scored on its way.
 
-    A batch is of questions in the two stages, of texts and of pictures in a quarter of its size before.
+    A batch is of questions in the two stages; before them it is half as many pictures, a quarter as many texts.
     """
 
     name: str
@@ -52,9 +52,9 @@ class Budget:
 BUDGETS = {
     budget.name: budget
     for budget in (
-        Budget("full", scenes=16000, rounds=6, tests=250, language_steps=500, tower_steps=1000,
+        Budget("full", scenes=16000, rounds=6, tests=250, language_steps=500, tower_steps=500,
                align_steps=100, tune_steps=1000, batch=128),
-        Budget("small", scenes=2000, rounds=6, tests=100, language_steps=200, tower_steps=200, align_steps=20,
+        Budget("small", scenes=2000, rounds=6, tests=100, language_steps=200, tower_steps=100, align_steps=20,
                tune_steps=200, batch=128),
         Budget("tiny", scenes=6, rounds=2, tests=2, language_steps=2, tower_steps=2, align_steps=1,
                tune_steps=2, batch=4, marks=2, precision="fp32",
@@ -72,7 +72,8 @@ def language_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: in
     rows = [{"rows": data / "texts.json", "pictures": data}]
     return _recipe(
         start, out, budget, seed, "language", rows, LANGUAGE, steps=budget.language_steps,
-        learning_rate=2e-3, template="base", grouping="length", too_long="cut", **_quarter(budget),
+        learning_rate=2e-3, template="base", grouping="length", too_long="cut",
+        **_batch(budget.batch // 4),
     )  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def tower_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: int) 
     rows = {"rows": data / "pictures.json", "pictures": data}
     return _recipe(
         start, out, budget, seed, "tower", [rows, rows | {"parts": 1}], ("model.vision_tower",),
-        steps=budget.tower_steps, objective="patches", learning_rate=2e-3, **_quarter(budget),
+        steps=budget.tower_steps, objective="patches", learning_rate=2e-3, **_batch(budget.batch // 2),
     )  # fmt: skip
 
 
@@ -109,9 +110,9 @@ def tune_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: int, *
     return _recipe(start, out, budget, seed, "tune", rows, TRUNK, **values)
 
 
-def _quarter(budget: Budget) -> dict[str, int]:
-    """A batch of whole texts or pictures, which are several questions' worth each."""
-    return {"global_batch": budget.batch // 4, "device_batch": budget.batch // 4}
+def _batch(rows: int) -> dict[str, int]:
+    """A batch other than the budget's, in one pass."""
+    return {"global_batch": rows, "device_batch": rows}
 
 
 def _recipe(
