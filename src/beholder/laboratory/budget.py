@@ -22,7 +22,7 @@ MINI = Sizes()
 class Budget:
     """Scenes drawn, steps of each stage, the batch, and how often the last stage is scored on its way.
 
-    A batch is of questions in the two stages; before them it is half as many pictures, a quarter as many texts.
+    A batch is of questions in the two stages; before them half as many pictures, a quarter as many texts.
     """
 
     name: str
