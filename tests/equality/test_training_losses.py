@@ -200,4 +200,6 @@ def test_packing_puts_long_ones_first() -> None:
 def test_packing_takes_the_width_that_wastes_least() -> None:
     assert arranged([5, 5, 5, 5], 14) == [[0], [1], [2], [3]]  # of equals the narrowest
     assert arranged([6, 5, 5, 4], 14) == [[0, 3], [1, 2]]
+    assert arranged([6, 5, 5, 4], 14, hidden=100) == [[0, 3], [1, 2]]
+    assert arranged([6, 5, 5, 4], 14, hidden=2) == [[0], [1], [2], [3]]  # attention costs more than padding
     assert arranged([7], 7) == [[0]]

@@ -58,5 +58,6 @@ def collator_for(recipe: Recipe, processor: Any, model: Any) -> Any:
     if not recipe.packing:
         return rows
     return PackingCollator(
-        rows, getattr(model, "lay_out_prompt", None), recipe.attention == "eager", recipe.share_pictures
-    )
+        rows, getattr(model, "lay_out_prompt", None), recipe.attention == "eager", recipe.share_pictures,
+        model.config.get_text_config().hidden_size,
+    )  # fmt: skip
