@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from beholder.core.errors import ConfigError
 from beholder.laboratory.budget import BUDGETS
 from beholder.laboratory.experiment import read_records, run_laboratory
+from beholder.laboratory.lettering import learn
 from beholder.laboratory.materials import SQUARE, as_text, on_square, single_turns
 from beholder.laboratory.subjects import SUBJECTS, Sizes, give_language, raw_language, read_language
 from beholder.laboratory.summary import points, table
@@ -48,6 +49,17 @@ def test_a_scene_becomes_a_text() -> None:
     row = as_text({"id": "a", "image": "a.png", "conversations": turns}, "There is 1 object.")
     assert "image" not in row
     assert row["conversations"][1] == {"from": "gpt", "value": "There is 1 object.\nOne? 1\nTwo? 2"}
+
+
+def test_the_words_of_templates_are_single_tokens(tmp_path: Path) -> None:
+    asked = {"from": "human", "value": "<image>\nIs the star blue?"}
+    rows = [{"conversations": [asked, {"from": "gpt", "value": "Yes."}]}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    tokenizer = learn(tmp_path / "rows.json")
+    written = tokenizer.encode("[INST] Question: is it [/INST] Short answer:", add_special_tokens=False)
+    for word in ("[INST]", "Question:", "[/INST]", "Short\u2581answer:"):
+        assert f"\u2581{word}" in written.tokens
+    assert tokenizer.decode(written.ids) == "[INST] Question: is it [/INST] Short answer:"
 
 
 @pytest.mark.parametrize("name", SUBJECTS)

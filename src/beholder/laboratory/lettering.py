@@ -1,12 +1,15 @@
 """One tokenizer for all four families, of SentencePiece's kind, as three of them need.
 
 Digits and capitals stand alone, so numbers, coordinates and lettering are spelled one character at a time.
-Each family finds the control tokens of its own templates in it.
+Each family finds the control tokens of its own templates in it, and what templates write in plain words is a
+piece each, so that no family's questions are longer than another's.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,14 @@ from beholder.training.data import read_rows
 VOCABULARY = 1536
 BLANK = "\u2581"
 SLOT = PICTURE_TOKEN
+OFTEN = 1000  # as a frequent word of the rows, so that all its merges are learned
 CONTROLS = ("<unk>", "<s>", "</s>", *SPECIALS)
 BYTES = tuple(f"<0x{code:02X}>" for code in range(256))
-WORDS = Regex(rf"\d|[A-Z]|\n+|{BLANK}?[a-z]+|{BLANK}?\p{{Han}}+|{BLANK}?[^{BLANK}\p{{L}}\d]+|{BLANK}+")
+WRITTEN = ("[INST]", "[/INST]", "Question:", "Short answer:", "user", "assistant")  # by templates
+SPELLED = "|".join(re.escape(word) for word in WRITTEN[:4]).replace(r"\ ", BLANK)
+WORDS = Regex(
+    rf"{BLANK}?(?:{SPELLED})|\d|[A-Z]|\n+|{BLANK}?[a-z]+|{BLANK}?\p{{Han}}+|{BLANK}?[^{BLANK}\p{{L}}\d]+|{BLANK}+"
+)
 
 
 def learn(rows: Path) -> Tokenizer:
@@ -38,7 +46,7 @@ def learn(rows: Path) -> Tokenizer:
         initial_alphabet=[BLANK, *(chr(code) for code in range(33, 127))],
         show_progress=False,
     )
-    learner.train_from_iterator(spoken(read_rows(rows)), trainer)
+    learner.train_from_iterator(chain(spoken(read_rows(rows)), WRITTEN * OFTEN), trainer)
     # Bytes are pieces of the vocabulary and nothing that could be meant by its name.
     whole = Tokenizer(models.BPE(**_model(learner), unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     whole.normalizer, whole.pre_tokenizer = blanks, pre_tokenizers.Split(WORDS, "isolated")
