@@ -52,8 +52,8 @@ class Budget:
 BUDGETS = {
     budget.name: budget
     for budget in (
-        Budget("full", scenes=16000, rounds=6, tests=250, language_steps=500, tower_steps=500,
-               align_steps=100, tune_steps=1000, batch=128),
+        Budget("full", scenes=16000, rounds=6, tests=250, language_steps=750, tower_steps=500,
+               align_steps=100, tune_steps=800, batch=128),
         Budget("small", scenes=2000, rounds=6, tests=100, language_steps=200, tower_steps=100, align_steps=20,
                tune_steps=200, batch=128),
         Budget("tiny", scenes=6, rounds=2, tests=2, language_steps=2, tower_steps=2, align_steps=1,

@@ -1,7 +1,7 @@
 """Trains and scores every subject under every seed; what is done already is left as it is.
 
 OUT/train, OUT/test                 the pictures
-OUT/language-SEED                   the language model that all subjects of a seed start from
+OUT/language                        the language model that all subjects of all seeds start from
 OUT/SUBJECT-SEED/blank              the subject with it, and nothing else trained
 OUT/SUBJECT-SEED/{tower,align,tune} the stages, as `beholder train` leaves them
 OUT/SUBJECT-SEED/marks/STEP         the model at a point of the last stage, and its score card
@@ -34,6 +34,7 @@ from beholder.training.stages import Recipe
 
 log = logging.getLogger("beholder")
 SEED_OF_SCENES = 7
+SEED_OF_LANGUAGE = 0
 WEIGHTS = "model.safetensors"
 TOWER = "model.vision_tower."
 MEASURE = "laboratory v2"
@@ -87,17 +88,17 @@ def write_blank_of(subject: Subject, out: Path, budget: Budget, seed: int, train
     """A subject that has its language model and nothing else yet, written now if it is not there."""
     blank = out / f"{subject.name}-{seed}" / "blank"
     if not (blank / WEIGHTS).is_file():
-        language = read_language(learned_language(out, budget, seed, train))
+        language = read_language(learned_language(out, budget, train))
         write_subject(subject, blank, train / ROWS, seed, budget.sizes, language)
     return blank
 
 
-def learned_language(out: Path, budget: Budget, seed: int, train: Path) -> Path:
-    """The model whose language part all subjects of a seed take, trained on texts now if it is not there."""
-    home = out / f"language-{seed}"
+def learned_language(out: Path, budget: Budget, train: Path) -> Path:
+    """The model whose language part all subjects take, trained on texts now if it is not there."""
+    home = out / "language"
     if not (home / "blank" / WEIGHTS).is_file():
-        write_subject(SUBJECTS["experts"], home / "blank", train / ROWS, seed, budget.sizes)
-    return finished(language_recipe(home / "blank", home / "texts", train, budget, seed))
+        write_subject(SUBJECTS["experts"], home / "blank", train / ROWS, SEED_OF_LANGUAGE, budget.sizes)
+    return finished(language_recipe(home / "blank", home / "texts", train, budget, SEED_OF_LANGUAGE))
 
 
 def finished(recipe: Recipe) -> Path:
