@@ -80,6 +80,23 @@ def scores() -> str:
     return "\n".join(lines) if any_there else NONE
 
 
+def lengths() -> str:
+    """Accuracy by how many letters a captcha has."""
+    lines: list[str] = []
+    for name in ("read", "lora", "tune"):
+        for test, title in TESTS.items():
+            path = RESULTS / f"score-{name}-{test}.json"
+            if not path.is_file():
+                continue
+            values = RunRecord.read(path).values
+            known = [f"letters.{count}" for count in (4, 5, 6)]
+            told = " | ".join(f"{100 * values[key]:.1f}" for key in known)
+            lines.append(f"| {MODELS[name]} | {title} | {told} |")
+    if not lines:
+        return ""
+    return "\n".join(["| model | test | 4 letters | 5 | 6 |", "|---|---|--:|--:|--:|", *lines])
+
+
 def stages() -> str:
     """What each stage took."""
     lines = ["| stage | steps | samples | last loss | hours |", "|---|--:|--:|--:|--:|"]
@@ -132,6 +149,7 @@ def main() -> None:
         collect(options.runs)
     made = {
         "scores": scores(),
+        "lengths": lengths(),
         "stages": stages(),
         "plot": plot(HERE / "pictures" / "captcha-loss.svg"),
     }
