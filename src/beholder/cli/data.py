@@ -66,7 +66,7 @@ def captchas(
     out: Annotated[Path, Argument(help="A new folder; each picture's name begins with what is written.")],
     pictures: Annotated[int, Option(min=1, help="How many.")] = 10_000,
     hand: Annotated[
-        str, Option(help="captcha; or, to learn reading from, plain or crowded lettering.")
+        str, Option(help="captcha; or, to learn reading from, plain, crowded or heavy lettering.")
     ] = "captcha",
     seed: Annotated[int, Option(help="Another number draws other pictures; the same draws the same.")] = 0,
     fonts: Annotated[

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from beholder.core.errors import ConfigError
+from beholder.laboratory.materials import PICTURES, ROWS, TEXTS
 from beholder.laboratory.subjects import Sizes, Subject
 from beholder.training.stages import Recipe
 
@@ -69,7 +70,7 @@ def language_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: in
 
     Trained in CogVLM's classes, whose template `base` writes no words of its own around a text.
     """
-    rows = [{"rows": data / "texts.json", "pictures": data}]
+    rows = [{"rows": data / TEXTS, "pictures": data}]
     return _recipe(
         start, out, budget, seed, "language", rows, LANGUAGE, steps=budget.language_steps,
         learning_rate=2e-3, template="base", grouping="length", too_long="cut",
@@ -79,7 +80,7 @@ def language_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: in
 
 def tower_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: int) -> Recipe:
     """The tower's warm-up: whole pictures, and parts of them as the five views show them."""
-    rows = {"rows": data / "pictures.json", "pictures": data}
+    rows = {"rows": data / PICTURES, "pictures": data}
     return _recipe(
         start, out, budget, seed, "tower", [rows, rows | {"parts": 1}], ("model.vision_tower",),
         steps=budget.tower_steps, objective="patches", learning_rate=2e-3, **_batch(budget.batch // 2),
@@ -96,7 +97,7 @@ def align_recipe(
     rate: float = LABORATORY_RATE,
 ) -> Recipe:
     """The first published stage: what is between tower and language model learns alone."""
-    rows = [{"rows": data / "rows.json", "pictures": data}]
+    rows = [{"rows": data / ROWS, "pictures": data}]
     return _recipe(
         start, out, budget, seed, "align", rows, subject.projector, steps=budget.align_steps,
         learning_rate=rate, **TOGETHER,
@@ -105,7 +106,7 @@ def align_recipe(
 
 def tune_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: int, **changes: Any) -> Recipe:
     """The second: everything learns."""
-    rows = [{"rows": data / "rows.json", "pictures": data}]
+    rows = [{"rows": data / ROWS, "pictures": data}]
     values = {"steps": budget.tune_steps, "learning_rate": LABORATORY_RATE, **TOGETHER, **changes}
     return _recipe(start, out, budget, seed, "tune", rows, TRUNK, **values)
 

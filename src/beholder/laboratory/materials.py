@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,10 @@ def prepare(folder: Path, plan: Plan, fonts: Path | None = None) -> Path:
     sizes = {row["image"]: squared(folder / SCENES / row["image"], done / row["image"]) for row in rows}
     write_json(done / PICTURES, rows)
     write_json(done / ROWS, [single for row in rows for single in single_turns(row)])
-    write_json(done / TEXTS, [as_text(row, told_of(number, plan, book)) for number, row in enumerate(rows)])
-    if plan.split != "train":
+    if plan.split == "train":
+        texts = [as_text(row, told_of(number, plan, book)) for number, row in enumerate(rows)]
+        write_json(done / TEXTS, texts)
+    else:
         asked = json.loads((folder / SCENES / QUESTIONS).read_text("utf-8"))
         write_json(done / QUESTIONS, [on_square(row, sizes[row["image"]]) for row in asked])
     write_json(done / "settings.json", settings_of(plan, fonts))
@@ -72,18 +74,24 @@ def squared(source: Path, target: Path) -> tuple[int, int]:
 
 def single_turns(row: dict[str, Any]) -> list[dict[str, Any]]:
     """Each question of a conversation as a row of its own, with the picture before it."""
+    return [
+        {
+            "id": f"{row['id']}/{number}",
+            "image": row["image"],
+            "conversations": [
+                {"from": "human", "value": f"{MARKER}\n{asked}"},
+                {"from": "gpt", "value": answer},
+            ],
+        }
+        for number, (asked, answer) in enumerate(asked_in(row))
+    ]
+
+
+def asked_in(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each question of a conversation, without the mark of the picture, and its answer."""
     turns: Sequence[dict[str, str]] = row["conversations"]
-    singles: list[dict[str, Any]] = []
-    for number, (question, answer) in enumerate(zip(turns[::2], turns[1::2], strict=True)):
-        asked = question["value"].replace(f"{MARKER}\n", "")
-        singles.append(
-            {
-                "id": f"{row['id']}/{number}",
-                "image": row["image"],
-                "conversations": [question | {"value": f"{MARKER}\n{asked}"}, answer],
-            }
-        )
-    return singles
+    for question, answer in zip(turns[::2], turns[1::2], strict=True):
+        yield question["value"].replace(f"{MARKER}\n", ""), answer["value"]
 
 
 def told_of(number: int, plan: Plan, book: FontBook) -> str:
@@ -95,12 +103,7 @@ def told_of(number: int, plan: Plan, book: FontBook) -> str:
 
 def as_text(row: dict[str, Any], description: str) -> dict[str, Any]:
     """A scene without its picture: what is where, and each question of the row with its answer."""
-    turns: Sequence[dict[str, str]] = row["conversations"]
-    lines = [
-        question["value"].replace(f"{MARKER}\n", "") + " " + answer["value"]
-        for question, answer in zip(turns[::2], turns[1::2], strict=True)
-    ]
-    text = "\n".join([description, *lines])
+    text = "\n".join([description, *(f"{asked} {answer}" for asked, answer in asked_in(row))])
     turns = [{"from": "human", "value": OPENING}, {"from": "gpt", "value": text}]
     return {"id": f"{row['id']}/text", "conversations": turns}
 
