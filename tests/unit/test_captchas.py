@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -102,6 +103,68 @@ def test_a_split_needs_a_new_folder_and_enough_pictures(tmp_path: Path) -> None:
     (tmp_path / "full" / "x").touch()
     with pytest.raises(InputError, match="is not empty"):
         dataset.split(archive(tmp_path / "archive", 20), tmp_path / "full")
+
+
+def test_a_stopped_drawing_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("beholder.mini.shards.SHARD", 4)
+    first = dataset.write(tmp_path / "stopped", 10, seed=2)
+    assert next(first) == 4
+    first.close()
+    with pytest.raises(ConfigError, match=r"drawn with other settings \(seed\)"):
+        list(dataset.write(tmp_path / "stopped", 10, seed=3))
+    assert list(dataset.write(tmp_path / "stopped", 10, seed=2)) == [8, 10]
+    assert list(dataset.write(tmp_path / "stopped", 10, seed=2)) == [10]
+    assert list(dataset.write(tmp_path / "whole", 10, seed=2, workers=2)) == [4, 8, 10]
+    one, other = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("stopped", "whole")
+    )
+    assert one == other
+    assert len(one) == 12  # with rows and manifest
+
+
+def test_other_software_draws_the_same_texts_each_time(tmp_path: Path) -> None:
+    assert list(dataset.write_other(tmp_path / "one", 6, seed=4)) == [6]
+    list(dataset.write_other(tmp_path / "two", 6, seed=4))
+    one, two = (find_task("captcha").load(tmp_path / name) for name in ("one", "two"))
+    assert one == two
+    assert {len(row["answer"]) for row in one} <= {4, 5, 6}
+    for row in one:
+        with Image.open(tmp_path / "one" / row["image"]) as picture:
+            assert picture.size == (160, 60)
+
+
+def test_a_folder_with_anything_else_is_not_drawn_into(tmp_path: Path) -> None:
+    (tmp_path / "notes").touch()
+    with pytest.raises(InputError, match="is not empty"):
+        list(dataset.write(tmp_path, 1))
+
+
+def test_a_stopped_split_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = archive(tmp_path / "whole", 40)
+    dataset.split(whole, tmp_path / "at once")
+    stopped, moves = archive(tmp_path / "stopped", 40), iter([True] * 7 + [False])
+    move = shutil.move
+
+    def moved(source: Path, target: Path) -> None:
+        if not next(moves):
+            raise KeyboardInterrupt
+        move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("beholder.training.captcha.dataset.shutil.move", moved)
+        with pytest.raises(KeyboardInterrupt):
+            dataset.split(stopped, tmp_path / "in two")
+    for _ in range(2):  # to its end, and again with nothing left to do
+        assert dataset.split(stopped, tmp_path / "in two") == {"train": 32, "valid": 2, "test": 6}
+    one, other = (
+        sorted(path.relative_to(out).as_posix() for path in out.rglob("*"))
+        for out in (tmp_path / "at once", tmp_path / "in two")
+    )
+    assert one == other
+    Image.new("RGB", (4, 4)).save(stopped / "later.jpg")
+    with pytest.raises(InputError, match="a split of other pictures"):
+        dataset.split(stopped, tmp_path / "in two")
 
 
 def test_questions_have_the_answers_of_the_names(tmp_path: Path) -> None:

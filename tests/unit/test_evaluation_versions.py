@@ -55,7 +55,7 @@ HASHES = {
     "tasks/visual7w.py": "4161234adacb",
     "tasks/vizwiz.py": "a09c365505b6",
     "tasks/vqav2.py": "3dfd34ab4759",
-    "tasks/worlds.py": "bd95f9492b4f",
+    "tasks/worlds.py": "7e92222bfb3c",
 }  # fmt: skip
 
 

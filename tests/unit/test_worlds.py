@@ -411,7 +411,7 @@ def test_fonts_that_are_no_letters_are_left_out(tmp_path):
 
 
 def test_a_data_set_is_whole_and_the_same_with_more_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr("beholder.mini.dataset.SHARD", 5)
+    monkeypatch.setattr("beholder.mini.shards.SHARD", 5)
     plan = Plan(scenes=12, seed=4, split="test", start=3)
     manifest = write(tmp_path / "one", plan, FONTS)
     write(tmp_path / "two", plan, FONTS, workers=2)
@@ -433,7 +433,7 @@ def test_a_data_set_is_whole_and_the_same_with_more_workers(tmp_path, monkeypatc
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("beholder.mini.dataset.SHARD", 4)
+    monkeypatch.setattr("beholder.mini.shards.SHARD", 4)
     plan = Plan(scenes=12, seed=4, split="train")
     drawn: list[int] = []
 

@@ -77,7 +77,7 @@ def captchas(
         bool, Option("--other", help="Drawn by the package `captcha` instead, as it comes; to test on.")
     ] = False,
 ) -> None:
-    """Draw captchas into OUT: the pictures of the example that CogVLM's document trains on."""
+    """Draw captchas into OUT, as in the example of CogVLM's document; a stopped run can go on."""
     import sys
 
     from beholder.core.errors import ConfigError
@@ -88,11 +88,12 @@ def captchas(
             raise ConfigError(
                 "--other draws with its own typeface and in its own way; leave fonts and hand out"
             )
-        write_other(out, pictures, seed=seed)
+        drawing = write_other(out, pictures, seed=seed)
     else:
-        for done in write(out, pictures, hand=hand, seed=seed, fonts=fonts, workers=workers):
-            if done % 1000 == 0:
-                print(f"{done} of {pictures} pictures", file=sys.stderr)
+        drawing = write(out, pictures, hand=hand, seed=seed, fonts=fonts, workers=workers)
+    for done in drawing:
+        if done % 1000 == 0:
+            print(f"{done} of {pictures} pictures", file=sys.stderr)
     print(f"{out}: {pictures} pictures")
 
 
@@ -100,7 +101,7 @@ def split(
     archive: Annotated[Path, Argument(help="A folder of pictures, which are moved.")],
     out: Annotated[Path, Argument(help="A new folder for train, valid and test.")],
 ) -> None:
-    """Move a folder's pictures to train, valid and test, 80 to 5 to 15, as CogVLM's document splits them."""
+    """Move a folder's pictures to train, valid and test, 80 to 5 to 15, as CogVLM does; it can be stopped."""
     from beholder.training.captcha.dataset import split
 
     counts = split(archive, out)

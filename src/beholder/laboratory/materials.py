@@ -17,9 +17,10 @@ from typing import Any
 from PIL import Image
 
 from beholder.core.errors import ConfigError
-from beholder.mini.dataset import Plan, write, write_json
+from beholder.mini.dataset import Plan, write
 from beholder.mini.fonts import FontBook
 from beholder.mini.questions import described
+from beholder.mini.shards import write_json
 from beholder.mini.worlds import scene_at, stream
 from beholder.training.data import MARKER
 

@@ -1,16 +1,11 @@
 """Writes drawn scenes as a data set in LLaVA's format: pictures, conversations, and a manifest that says how.
 
-The work is cut into shards, each finished by an atomic rename, so a killed run goes on where it stopped.
+A killed run goes on where it stopped.
 """
 
-import json
 import logging
-import multiprocessing
-import os
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,12 +20,14 @@ from beholder.mini.naming import LANGUAGES, Language
 from beholder.mini.objects import objects
 from beholder.mini.questions import Question, conversation, described, evaluation_questions
 from beholder.mini.scenes import SPLITS, Scene, Split
+from beholder.mini.shards import Shards, write_json
 from beholder.mini.sheets import sample_sheet
 from beholder.mini.worlds import scene_at, stream
 
 log = logging.getLogger("beholder")
 
-SHARD = 500  # scenes between two points from which a killed run can go on
+# Folders drawn before a plan had these settings do not name them.
+UNNAMED = {"crowded": False, "described": False, "language": None}
 
 
 @dataclass(frozen=True)
@@ -64,64 +61,24 @@ class Plan:
         if self.crowded and self.described:
             raise ConfigError("nothing is asked about crowded sheets; leave out crowded or described")
 
-    def spans(self) -> list[range]:
-        """The numbers of the scenes, shard by shard."""
-        stop = self.start + self.scenes
-        return [range(start, min(start + SHARD, stop)) for start in range(self.start, stop, SHARD)]
-
 
 def write(
     out: Path, plan: Plan, fonts: FontBook, workers: int = 1, progress: Callable[[int], None] | None = None
 ) -> dict[str, Any]:
     """Draw the plan's scenes into a folder and return the manifest. A finished folder is left as it is."""
     settings = {**asdict(plan), "fonts": fonts.record(), "pillow": PIL.__version__}
-    shards = out / "shards"
-    check_folder(out, settings)
-    if (out / "manifest.json").exists():
-        return json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    shards = Shards(out, range(plan.start, plan.start + plan.scenes), settings, UNNAMED)
+    if (manifest := shards.manifest()) is not None:
+        return manifest
     (out / "images").mkdir(parents=True, exist_ok=True)
-    shards.mkdir(exist_ok=True)
-    write_json(shards / "settings.json", settings)
-    spans = plan.spans()
-    left = [span for span in spans if not shard_file(out, span).exists()]
-    for done in draw_spans(partial(write_shard, out, plan, fonts), left, workers):
+    for done in shards.draw(partial(draw_shard, out, plan, fonts), workers):
         if progress:
             progress(done)
-    return merge(out, plan, settings, [shard_file(out, span) for span in spans])
+    return merge(out, plan, shards)
 
 
-def draw_spans(work: Callable[[range], int], spans: list[range], workers: int) -> Iterator[int]:
-    """Do the work for every span, in several processes if wanted; yields what it returns."""
-    if workers <= 1:
-        yield from map(work, spans)
-        return
-    # Spawned, not forked: a fork of a process with threads (torch, BLAS) may hang.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(work, spans)
-
-
-def shard_file(out: Path, span: range) -> Path:
-    """Where the rows of a finished shard wait for the others."""
-    return out / "shards" / f"{span.start}.json"
-
-
-def check_folder(out: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder that holds scenes of other settings."""
-    for name in ("manifest.json", "shards/settings.json"):
-        if not (out / name).exists():
-            continue
-        there = json.loads((out / name).read_text(encoding="utf-8"))
-        there = {"crowded": False, "described": False, "language": None, **there}  # older folders do not say
-        differing = sorted(key for key, value in settings.items() if there.get(key) != value)
-        if differing:
-            raise ConfigError(
-                f"{out} already holds scenes drawn with other settings ({', '.join(differing)}); "
-                "choose an empty folder or delete this one"
-            )
-
-
-def write_shard(out: Path, plan: Plan, fonts: FontBook, span: range) -> int:
-    """Draw one shard's pictures, then its rows; returns how many scenes it has."""
+def draw_shard(out: Path, plan: Plan, fonts: FontBook, span: range) -> dict[str, Any]:
+    """Draw one shard's pictures; returns its rows, questions and how many there are of each kind."""
     rows: list[dict[str, Any]] = []
     asked: list[dict[str, Any]] = []
     kinds: Counter[str] = Counter()
@@ -134,8 +91,7 @@ def write_shard(out: Path, plan: Plan, fonts: FontBook, span: range) -> int:
         rows.append({**llava_row(name, questions), "objects": objects(scene, fonts)})
         if plan.split != "train":
             asked += evaluation_rows(scene, name, plan, index)
-    write_json(shard_file(out, span), {"rows": rows, "questions": asked, "kinds": kinds})
-    return len(span)
+    return {"rows": rows, "questions": asked, "kinds": kinds}
 
 
 def questions_about(scene: Scene, plan: Plan, index: int) -> list[Question]:
@@ -179,13 +135,12 @@ def evaluation_rows(scene: Scene, name: str, plan: Plan, index: int) -> list[dic
     ]
 
 
-def merge(out: Path, plan: Plan, settings: dict[str, Any], shards: list[Path]) -> dict[str, Any]:
+def merge(out: Path, plan: Plan, shards: Shards) -> dict[str, Any]:
     """Join the shards into the final files, the manifest last."""
     rows: list[dict[str, Any]] = []
     asked: list[dict[str, Any]] = []
     kinds: Counter[str] = Counter()
-    for shard in shards:
-        part = json.loads(shard.read_text(encoding="utf-8"))
+    for part in shards.read():
         rows += part["rows"]
         asked += part["questions"]
         kinds.update(part["kinds"])
@@ -197,15 +152,5 @@ def merge(out: Path, plan: Plan, settings: dict[str, Any], shards: list[Path]) -
         "questions": sum(kinds.values()),
         "kinds": dict(sorted(kinds.items())),
     }
-    manifest = {**settings, "counts": turns}
-    write_json(out / "manifest.json", manifest)
-    shutil.rmtree(out / "shards")
     log.info("wrote %d scenes to %s", len(rows), out)
-    return manifest
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a file that is either whole or not there."""
-    partial_path = path.with_suffix(".partial")
-    partial_path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial_path, path)
+    return shards.finish(counts=turns)

@@ -17,8 +17,9 @@ from typing import Any
 from beholder.core.types import Box
 from beholder.evaluation.intervals import Interval, difference, mean, proportion
 from beholder.evaluation.task import Reply, Row, Scores, Task
-from beholder.mini.dataset import Plan, evaluation_rows, write, write_json
+from beholder.mini.dataset import Plan, evaluation_rows, write
 from beholder.mini.fonts import FontBook
+from beholder.mini.shards import write_json
 from beholder.mini.worlds import scene_at, stream
 
 KINDS = ("exists", "count", "colour", "shape", "relation", "where", "read", "size")

@@ -10,13 +10,17 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from multiprocessing import get_context
+from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import PIL
+
 from beholder.core.errors import ConfigError, InputError
+from beholder.mini.shards import Shards, write_json
 from beholder.training.captcha.drawing import HANDS, Drawn, draw, faces_below
 from beholder.training.data import MARKER
 
@@ -35,11 +39,14 @@ def picture_at(index: int, hand: str, seed: int, faces: Faces) -> Drawn:
     return draw(random.Random(f"{seed}/{hand}/{index}"), HANDS[hand], faces)
 
 
-def _write_one(index: int, out: Path, hand: str, seed: int, faces: Faces) -> dict[str, Any]:
-    drawn = picture_at(index, hand, seed, faces)
-    name = f"{drawn.text}.{index:06d}.jpg"
-    drawn.picture.save(out / name, quality=QUALITY)
-    return row_of(drawn, name)
+def _draw_shard(span: range, out: Path, hand: str, seed: int, faces: Faces) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for index in span:
+        drawn = picture_at(index, hand, seed, faces)
+        name = f"{drawn.text}.{index:06d}.jpg"
+        drawn.picture.save(out / name, quality=QUALITY)
+        rows.append(row_of(drawn, name))
+    return rows
 
 
 def row_of(drawn: Drawn, name: str) -> dict[str, Any]:
@@ -62,42 +69,75 @@ def write(
     out: Path, pictures: int, *, hand: str = "captcha", seed: int = 0, fonts: Path | None = None,
     workers: int = 1,
 ) -> Iterator[int]:  # fmt: skip
-    """Draw into a new folder; yields how many are done. `rows.json` beside them is for a tower's warm-up."""
+    """Draw into a folder; yields how many are done. `rows.json` beside them is for a tower's warm-up.
+
+    A run that was stopped goes on, a finished folder is left as it is, and one with anything else is refused.
+    """
     if hand not in HANDS:
         raise ConfigError(f"there is no hand {hand!r}; known: {', '.join(HANDS)}")
     if pictures < 1 or workers < 1:
         raise ConfigError(f"pictures and workers must be at least 1; they are {pictures} and {workers}")
     if fonts is not None and not fonts.is_dir():
         raise ConfigError(f"no such folder of fonts: {fonts}")
-    _must_be_new(out)
-    out.mkdir(parents=True)
-    one = partial(_write_one, out=out, hand=hand, seed=seed, faces=faces_below(fonts))
-    rows: list[dict[str, Any]] = []
-    with get_context("spawn").Pool(workers) as pool:
-        for row in pool.imap(one, range(pictures), chunksize=64):
-            rows.append(row)
-            yield len(rows)
-    (out / "rows.json").write_text(json.dumps(rows), "utf-8")
+    faces = faces_below(fonts)
+    names = [Path(face).name for face in faces if face is not None]
+    drawn_as = {"hand": hand, "seed": seed, "fonts": names, "pillow": PIL.__version__}
+    shards = Shards(out, range(pictures), {"pictures": pictures, **drawn_as})
+    work = partial(_draw_shard, out=out, hand=hand, seed=seed, faces=faces)
+    yield from _drawn(shards, work, _write_rows, workers)
+
+
+def _write_rows(shards: Shards) -> None:
+    write_json(shards.out / "rows.json", [row for part in shards.read() for row in part])
+
+
+def _drawn(
+    shards: Shards, work: Callable[[range], Any], finish: Callable[[Shards], object], workers: int = 1
+) -> Iterator[int]:
+    if shards.manifest() is not None:
+        yield len(shards.numbers)
+        return
+    if not shards.begun():
+        _must_be_new(shards.out)
+    done = len(shards.numbers) - sum(map(len, shards.left()))
+    for more in shards.draw(work, workers):
+        done += more
+        yield done
+    finish(shards)
+    shards.finish()
 
 
 def split(archive: Path, out: Path) -> dict[str, int]:
-    """Move a folder's pictures to `train`, `valid` and `test` of a new one; returns how many went where."""
-    found = sorted(path for path in archive.rglob("*") if path.suffix.lower() in ENDINGS)
-    if len(found) < 20:
+    """Move a folder's pictures to `train`, `valid` and `test` of a new one; returns how many went where.
+
+    A split that was stopped is ended: what it moved counts as if it were still in the archive.
+    """
+    found = _pictures(archive)
+    moved = {path.name: part for part in SHARES for path in _pictures(out / part)}
+    names = sorted([path.name for path in found] + list(moved))
+    if twice := [one for one, next_one in pairwise(names) if one == next_one]:
+        raise InputError(f"{archive} and {out} have {len(twice)} names twice, among them {twice[0]}")
+    if len(names) < 20:
         raise InputError(f"{archive} has {len(found)} pictures; a split by 80, 5 and 15 needs at least 20")
-    _must_be_new(out)
-    counts = sizes(len(found))
-    shuffled = list(found)
-    random.Random(SEED_OF_SPLIT).shuffle(shuffled)
-    left = iter(shuffled)
-    for part, count in counts.items():
-        (out / part).mkdir(parents=True)
-        for _ in range(count):
-            path = next(left)
-            shutil.move(path, out / part / path.name)
+    if out.exists() and any(entry.name not in SHARES for entry in out.iterdir()):
+        raise InputError(f"{out} is not empty; give a new folder")
+    counts = sizes(len(names))
+    random.Random(SEED_OF_SPLIT).shuffle(names)
+    parts = [part for part, count in counts.items() for _ in range(count)]
+    goes_to = dict(zip(names, parts, strict=True))
+    if any(goes_to[name] != part for name, part in moved.items()):
+        raise InputError(f"{out} holds a split of other pictures than those of {archive}; give a new folder")
+    for part in counts:
+        (out / part).mkdir(parents=True, exist_ok=True)
+    for path in found:
+        shutil.move(path, out / goes_to[path.name] / path.name)
     for part in counts:
         write_questions(out / part)
     return counts
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
 
 
 def sizes(pictures: int) -> dict[str, int]:
@@ -109,7 +149,7 @@ def sizes(pictures: int) -> dict[str, int]:
 
 def write_questions(folder: Path) -> Path:
     """What `beholder eval captcha` asks: every picture of the folder with the answer from its name."""
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    found = _pictures(folder)
     if not found:
         raise InputError(f"{folder} holds no pictures ({', '.join(ENDINGS)})")
     lines = [
@@ -126,22 +166,30 @@ def answer_in(name: str) -> str:
     return name.partition(".")[0]
 
 
-def write_other(out: Path, pictures: int, *, seed: int = 0) -> Path:
-    """The same letters in captchas drawn by the package `captcha` with its own settings; to test on."""
+def write_other(out: Path, pictures: int, *, seed: int = 0) -> Iterator[int]:
+    """The same letters in captchas drawn by the package `captcha` with its own settings; to test on.
+
+    Yields how many are done and goes on as `write` does.
+    """
     try:
         from captcha.image import ImageCaptcha  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError(f"captchas of other software need it: pip install captcha ({error})") from error
     from beholder.training.captcha.drawing import CAPTCHA, LETTERS
 
-    _must_be_new(out)
-    out.mkdir(parents=True)
     # The package draws with the system's own randomness: texts can be repeated, pictures are kept.
     rng, painter = random.Random(seed), ImageCaptcha()
-    for index in range(pictures):
-        text = "".join(rng.choice(LETTERS) for _ in range(rng.choice(CAPTCHA.lengths)))
-        painter.write(text, str(out / f"{text}.{index:06d}.png"))
-    return write_questions(out)
+    written = [
+        "".join(rng.choice(LETTERS) for _ in range(rng.choice(CAPTCHA.lengths))) for _ in range(pictures)
+    ]
+
+    def work(span: range) -> None:
+        for index in span:
+            painter.write(written[index], str(out / f"{written[index]}.{index:06d}.png"))
+
+    drawn_as = {"hand": f"captcha {version('captcha')}", "seed": seed}
+    shards = Shards(out, range(pictures), {"pictures": pictures, **drawn_as})
+    yield from _drawn(shards, work, lambda shards: write_questions(shards.out))
 
 
 def _must_be_new(out: Path) -> None:
