@@ -20,8 +20,9 @@ from typing import Any
 import PIL
 
 from beholder.core.errors import ConfigError, InputError
+from beholder.mini.fonts import FontBook
 from beholder.mini.shards import Shards, write_json
-from beholder.training.captcha.drawing import HANDS, Drawn, draw, faces_below
+from beholder.training.captcha.drawing import HANDS, Drawn, draw
 from beholder.training.data import MARKER
 
 PROMPT = "CAPTCHA:"
@@ -79,9 +80,9 @@ def write(
         raise ConfigError(f"pictures and workers must be at least 1; they are {pictures} and {workers}")
     if fonts is not None and not fonts.is_dir():
         raise ConfigError(f"no such folder of fonts: {fonts}")
-    faces = faces_below(fonts)
-    names = [Path(face).name for face in faces if face is not None]
-    drawn_as = {"hand": hand, "seed": seed, "fonts": names, "pillow": PIL.__version__}
+    book = FontBook.scan(fonts)
+    faces = (None, *(str(book.files[name]) for name in sorted(book.files)))
+    drawn_as = {"hand": hand, "seed": seed, "fonts": book.record(), "pillow": PIL.__version__}
     shards = Shards(out, range(pictures), {"pictures": pictures, **drawn_as})
     work = partial(_draw_shard, out=out, hand=hand, seed=seed, faces=faces)
     yield from _drawn(shards, work, _write_rows, workers)

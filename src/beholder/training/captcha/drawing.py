@@ -10,7 +10,6 @@ import math
 import random
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -241,11 +240,3 @@ def _finish(rng: random.Random, noise: np.random.Generator, picture: Image.Image
 def _sine(rng: random.Random, most: float, at: np.ndarray, length: int) -> np.ndarray:
     waves, phase = rng.uniform(0.7, 2.2), rng.uniform(0, 2 * math.pi)
     return rng.uniform(0.3, 1.0) * most * np.sin(2 * math.pi * waves * at / length + phase)
-
-
-def faces_below(folder: Path | None) -> tuple[str | None, ...]:
-    """Pillow's own typeface, and every font file below a folder that looks like letters."""
-    from beholder.mini.fonts import FontBook
-
-    book = FontBook.scan(folder)
-    return (None, *(str(book.files[name]) for name in sorted(book.files)))
