@@ -30,14 +30,14 @@ ONE = "one stage"
 def run(out: Path, budget_name: str, seeds: Sequence[int], records: Path) -> None:
     """Every run that has no record yet."""
     from beholder.laboratory.budget import BUDGETS, LABORATORY_RATE, align_recipe, tune_recipe
-    from beholder.laboratory.experiment import finished, materials, score_run, warm_tower, write_blank_of
+    from beholder.laboratory.experiment import finished, materials, score_run, write_start
     from beholder.laboratory.subjects import SUBJECTS
 
     budget, subject = BUDGETS[budget_name], SUBJECTS[SUBJECT]
-    train, test = materials(out, budget, None)
+    drawn = materials(out, budget, None)
+    train = drawn.train
     for seed in seeds:
-        write_blank_of(subject, out, budget, seed, train)
-        tower = warm_tower(subject, out, budget, seed, train)
+        start = write_start(subject, out, budget, seed, drawn)
         home = out / f"stages-{seed}"
         for rate in (None, *RATES):
             path = records / f"{'one' if rate is None else f'two-{rate:g}'}-{seed}.json"
@@ -46,16 +46,16 @@ def run(out: Path, budget_name: str, seeds: Sequence[int], records: Path) -> Non
             name = path.stem
             if rate is None:
                 steps = budget.align_steps + budget.tune_steps
-                last = tune_recipe(tower, home / name, train, budget, seed, steps=steps)
+                last = tune_recipe(start, home / name, train, budget, seed, steps=steps)
             else:
                 lab = out / f"{SUBJECT}-{seed}"
                 align, tune = home / f"{name}-align", home / name
                 if rate == LABORATORY_RATE:
                     align, tune = lab / "align", lab / "tune"
-                first = align_recipe(subject, tower, align, train, budget, seed, rate)
+                first = align_recipe(subject, start, align, train, budget, seed, rate)
                 last = tune_recipe(finished(first), tune, train, budget, seed)
             told = {"arm": ONE if rate is None else "two stages", "projector_rate": rate, "seed": seed}
-            score_run(finished(last), test, home / f"{name}-worlds", budget, told).write(path)
+            score_run(finished(last), drawn.test, home / f"{name}-worlds", budget, told).write(path)
             sys.stdout.write(f"{path}\n")
 
 

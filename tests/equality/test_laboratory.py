@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from beholder.core.errors import ConfigError
 from beholder.laboratory.budget import BUDGETS
-from beholder.laboratory.experiment import read_records, run_laboratory
+from beholder.laboratory.experiment import materials, read_records, run_laboratory, write_start
 from beholder.laboratory.lettering import learn
 from beholder.laboratory.materials import SQUARE, as_text, on_square, single_turns
 from beholder.laboratory.subjects import SUBJECTS, Sizes, give_language, raw_language, read_language
@@ -112,14 +112,23 @@ def test_the_whole_runs_and_a_second_call_changes_nothing(tmp_path: Path) -> Non
     raw = read_language(tmp_path / "language" / "blank")
     assert any(not torch.equal(learned[name], raw[name]) for name in raw)
     for name in SUBJECTS:
-        begun = load_file(tmp_path / f"{name}-0" / "blank" / "model.safetensors")
+        begun = load_file(tmp_path / f"{name}-0" / "start" / "model.safetensors")
         assert torch.equal(begun["lm_head.weight"], learned["lm_head.weight"])
-    # One tower, warmed up once, stands in both of its kind.
-    warm = [tower_weights(tmp_path / f"{name}-0" / "tower" / "model") for name in ("mlp", "abstractors")]
-    assert warm[0].keys() == warm[1].keys()
-    assert all(torch.equal(warm[0][key], warm[1][key]) for key in warm[0])
+        # So does the tower of its kind, which has learned.
+        kind = tmp_path / "towers" / SUBJECTS[name].tower
+        raw_tower, warm = tower_weights(kind / "blank"), tower_weights(kind / "warm" / "model")
+        assert any(not torch.equal(raw_tower[key], warm[key]) for key in warm)
+        assert all(torch.equal(begun[key], warm[key]) for key in warm)
     with Image.open(next((tmp_path / "test" / "square" / "images").iterdir())) as picture:
         assert picture.size == (SQUARE, SQUARE)
+
+    # What lies between them is another seed's own.
+    drawn = materials(tmp_path, TINY, None)
+    other = load_file(write_start(SUBJECTS["mlp"], tmp_path, TINY, 1, drawn) / "model.safetensors")
+    begun = load_file(tmp_path / "mlp-0" / "start" / "model.safetensors")
+    differing = {key for key in begun if not torch.equal(begun[key], other[key])}
+    assert differing
+    assert all(".multi_modal_projector." in key for key in differing)
 
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert run_laboratory(tmp_path, TINY, [0], list(SUBJECTS)) == records

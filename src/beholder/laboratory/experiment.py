@@ -1,9 +1,10 @@
 """Trains and scores every subject under every seed; what is done already is left as it is.
 
-OUT/train, OUT/test                 the pictures
+OUT/train, OUT/test, OUT/sheets     the pictures
 OUT/language                        the language model that all subjects of all seeds start from
-OUT/SUBJECT-SEED/blank              the subject with it, and nothing else trained
-OUT/SUBJECT-SEED/{tower,align,tune} the stages, as `beholder train` leaves them
+OUT/towers/KIND                     the tower that all subjects with that kind start from, under all seeds
+OUT/SUBJECT-SEED/start              the subject with both; what lies between them is as the seed says
+OUT/SUBJECT-SEED/{align,tune}       the stages, as `beholder train` leaves them
 OUT/SUBJECT-SEED/marks/STEP         the model at a point of the last stage, and its score card
 OUT/records                         one record for each point
 """
@@ -15,9 +16,10 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from beholder.api import load
 from beholder.core.records import RunRecord, capture, hash_weights
@@ -34,44 +36,50 @@ from beholder.training.stages import Recipe
 
 log = logging.getLogger("beholder")
 SEED_OF_SCENES = 7
-SEED_OF_LANGUAGE = 0
+SEED_OF_PARTS = 0  # that all seeds share
 WEIGHTS = "model.safetensors"
-TOWER = "model.vision_tower."
-MEASURE = "laboratory v2"
+MEASURE = "laboratory v3"
+
+
+class Materials(NamedTuple):
+    """Folders of pictures: to learn from, to be asked about, and crowded sheets for the towers' warm-up."""
+
+    train: Path
+    test: Path
+    sheets: Path
 
 
 def run_laboratory(
     out: Path, budget: Budget, seeds: Sequence[int], subjects: Sequence[str], fonts: Path | None = None
 ) -> list[RunRecord]:
     """Everything, in an order that has all subjects of one seed before the next seed begins."""
-    train, test = materials(out, budget, fonts)
+    drawn = materials(out, budget, fonts)
     records: list[RunRecord] = []
     for seed in seeds:
         for name in subjects:
-            records += run_subject(SUBJECTS[name], out, budget, seed, train, test)
+            records += run_subject(SUBJECTS[name], out, budget, seed, drawn)
     return records
 
 
-def materials(out: Path, budget: Budget, fonts: Path | None) -> tuple[Path, Path]:
-    """The folders of the pictures to learn from and of those to be asked about."""
+def materials(out: Path, budget: Budget, fonts: Path | None) -> Materials:
+    """The pictures, drawn now if they are not there."""
     train = Plan(
         scenes=budget.scenes, seed=SEED_OF_SCENES, split="train", rounds=budget.rounds, language="en"
     )
     test = Plan(scenes=budget.tests, seed=SEED_OF_SCENES, split="test", language="en")
-    return prepare(out / "train", train, fonts), prepare(out / "test", test, fonts)
+    sheets = Plan(scenes=budget.sheets, seed=SEED_OF_SCENES, split="train", crowded=True)
+    plans = {"train": train, "test": test, "sheets": sheets}
+    return Materials(*(prepare(out / name, plan, fonts) for name, plan in plans.items()))
 
 
-def run_subject(
-    subject: Subject, out: Path, budget: Budget, seed: int, train: Path, test: Path
-) -> list[RunRecord]:
+def run_subject(subject: Subject, out: Path, budget: Budget, seed: int, drawn: Materials) -> list[RunRecord]:
     """The stages of one subject under one seed, and a record for each point."""
     home = out / f"{subject.name}-{seed}"
     records = [out / "records" / f"{subject.name}-{seed}-{step}.json" for step in budget.points]
     if all(path.is_file() for path in records):
         return [RunRecord.read(path) for path in records]
-    write_blank_of(subject, out, budget, seed, train)
-    tower = warm_tower(subject, out, budget, seed, train)
-    align = align_recipe(subject, tower, home / "align", train, budget, seed)
+    start, train = write_start(subject, out, budget, seed, drawn), drawn.train
+    align = align_recipe(subject, start, home / "align", train, budget, seed)
     finished(align)
     tune = tune_recipe(align.output / "model", home / "tune", train, budget, seed)
     finished(tune)
@@ -79,26 +87,41 @@ def run_subject(
     found: list[RunRecord] = []
     for step, path in zip(budget.points, records, strict=True):
         if not path.is_file():
-            score_point(subject, tune, step, home, test, budget, seed, costs).write(path)
+            score_point(subject, tune, step, home, drawn.test, budget, seed, costs).write(path)
         found.append(RunRecord.read(path))
     return found
 
 
-def write_blank_of(subject: Subject, out: Path, budget: Budget, seed: int, train: Path) -> Path:
-    """A subject that has its language model and nothing else yet, written now if it is not there."""
-    blank = out / f"{subject.name}-{seed}" / "blank"
-    if not (blank / WEIGHTS).is_file():
-        language = read_language(learned_language(out, budget, train))
-        write_subject(subject, blank, train / ROWS, seed, budget.sizes, language)
-    return blank
+def write_start(subject: Subject, out: Path, budget: Budget, seed: int, drawn: Materials) -> Path:
+    """A subject with its language model and its tower, and nothing else trained, written now if not there."""
+    start = out / f"{subject.name}-{seed}" / "start"
+    if not start.is_dir():
+        language = read_language(learned_language(out, budget, drawn))
+        tower = load_file(learned_tower(subject, out, budget, drawn) / WEIGHTS)
+        write_subject(subject, start, drawn.train / ROWS, seed, budget.sizes, language, tower)
+    return start
 
 
-def learned_language(out: Path, budget: Budget, train: Path) -> Path:
+def learned_language(out: Path, budget: Budget, drawn: Materials) -> Path:
     """The model whose language part all subjects take, trained on texts now if it is not there."""
     home = out / "language"
-    if not (home / "blank" / WEIGHTS).is_file():
-        write_subject(SUBJECTS["experts"], home / "blank", train / ROWS, SEED_OF_LANGUAGE, budget.sizes)
-    return finished(language_recipe(home / "blank", home / "texts", train, budget, SEED_OF_LANGUAGE))
+    if not (home / "blank").is_dir():
+        write_subject(SUBJECTS["experts"], home / "blank", drawn.train / ROWS, SEED_OF_PARTS, budget.sizes)
+    return finished(language_recipe(home / "blank", home / "texts", drawn.train, budget, SEED_OF_PARTS))
+
+
+def learned_tower(subject: Subject, out: Path, budget: Budget, drawn: Materials) -> Path:
+    """A model whose tower knows what its patches lie on, trained now if it is not there.
+
+    One for all subjects with a tower of that kind and for all seeds, as published towers are.
+    """
+    home = out / "towers" / subject.tower
+    first = next(one for one in SUBJECTS.values() if one.tower == subject.tower)
+    if not (home / "blank").is_dir():
+        write_subject(first, home / "blank", drawn.train / ROWS, SEED_OF_PARTS, budget.sizes)
+    return finished(
+        tower_recipe(home / "blank", home / "warm", drawn.train, drawn.sheets, budget, SEED_OF_PARTS)
+    )
 
 
 def finished(recipe: Recipe) -> Path:
@@ -108,27 +131,6 @@ def finished(recipe: Recipe) -> Path:
         log.info("laboratory: %s", recipe.output)
         run(recipe)
     return model
-
-
-def warm_tower(subject: Subject, out: Path, budget: Budget, seed: int, train: Path) -> Path:
-    """The subject with a tower that knows what its patches lie on.
-
-    Those that share the tower's geometry and kind share its weights too: the warm-up of the first is used.
-    """
-    home = out / f"{subject.name}-{seed}"
-    if subject.name != "abstractors":
-        return finished(tower_recipe(home / "blank", home / "tower", train, budget, seed))
-    write_blank_of(SUBJECTS["mlp"], out, budget, seed, train)
-    warm = load_file(warm_tower(SUBJECTS["mlp"], out, budget, seed, train) / WEIGHTS)
-    target = home / "tower" / "model"
-    if not (target / WEIGHTS).is_file():
-        shutil.copytree(home / "blank", target, dirs_exist_ok=True)
-        own = load_file(home / "blank" / WEIGHTS)
-        shared = {name: value for name, value in warm.items() if name.startswith(TOWER)}
-        if not shared or shared.keys() - own.keys():
-            raise AssertionError(f"the towers differ: {sorted(shared.keys() ^ own.keys())[:3]}")
-        save_file(own | shared, target / WEIGHTS, metadata={"format": "pt"})
-    return target
 
 
 def point_folder(tune: Recipe, step: int, home: Path) -> Path:
@@ -176,7 +178,7 @@ def score_point(
             "budget": budget.name, "seed": seed, "step": step, "title": subject.title, "idea": subject.idea,
             "language_steps": budget.language_steps, "tower_steps": budget.tower_steps,
             "align_steps": budget.align_steps, "tune_steps": budget.tune_steps,
-            "batch": budget.batch, "scenes": budget.scenes,
+            "batch": budget.batch, "scenes": budget.scenes, "sheets": budget.sheets,
             "test_scenes": budget.tests, "threads": torch.get_num_threads(),
         },
         seconds=card.seconds,

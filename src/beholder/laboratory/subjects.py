@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoTokenizer
 
+from beholder.checkpoints.new_folder import new_folder
 from beholder.laboratory.lettering import SLOT, write_tokenizer
 from beholder.training.blank import quicken, soften
 
@@ -24,6 +25,7 @@ SIDE, PATCH = 96, 12
 GRID = SIDE // PATCH
 CONTEXT = 512
 LANGUAGE_MODEL = "model.language_model."
+TOWER = "model.vision_tower."
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,15 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Subject:
-    """One of the four: its name in records, what is peculiar to it, the parts that a first stage trains."""
+    """One of the four: its name in records, what is peculiar to it, the parts that a first stage trains.
+
+    Subjects with the same `tower` can have one another's tower's weights.
+    """
 
     name: str
     title: str
     idea: str
+    tower: str
     projector: tuple[str, ...]
     build: Callable[[Sizes, int, int], nn.Module]  # sizes, rows of the vocabulary, id of a picture's slot
 
@@ -150,13 +156,13 @@ def cogvlm(sizes: Sizes, rows: int, slot: int) -> nn.Module:
 SUBJECTS = {
     subject.name: subject
     for subject in (
-        Subject("mlp", "two-layer MLP (LLaVA-1.5)", "patches through two linear layers",
+        Subject("mlp", "two-layer MLP (LLaVA-1.5)", "patches through two linear layers", "clip",
                 ("model.multi_modal_projector",), llava),
         Subject("large-tower", "larger tower (InternVL-Chat)", "the same behind a wider, deeper tower",
-                ("model.multi_modal_projector",), internvl),
-        Subject("abstractors", "global + local C-Abstractors (360VL)", "five views, two abstractors",
+                "intern-vit", ("model.multi_modal_projector",), internvl),
+        Subject("abstractors", "global + local C-Abstractors (360VL)", "five views, two abstractors", "clip",
                 ("model.corner_abstractor", "model.whole_abstractor"), qh360vl),
-        Subject("experts", "visual experts (CogVLM)", "second weights for patches in every layer",
+        Subject("experts", "visual experts (CogVLM)", "second weights for patches in every layer", "eva",
                 ("model.multi_modal_projector", "model.language_model.layers.*.self_attn.vision_expert",
                  "model.language_model.layers.*.mlp.vision_expert"), cogvlm),
     )
@@ -203,6 +209,17 @@ def give_language(model: nn.Module, shared: dict[str, torch.Tensor]) -> None:
 
 
 @torch.no_grad()
+def give_tower(model: nn.Module, shared: dict[str, torch.Tensor]) -> None:
+    """Put a trained model's tower into a subject whose tower is of the same kind."""
+    own = {name: value for name, value in model.state_dict().items() if name.startswith(TOWER)}
+    given = {name: value for name, value in shared.items() if name.startswith(TOWER)}
+    if not own or own.keys() != given.keys():
+        raise AssertionError(f"the towers differ: {sorted(own.keys() ^ given.keys())[:3]}")
+    for name, value in own.items():
+        value.copy_(given[name])
+
+
+@torch.no_grad()
 def quieten(model: Any) -> None:
     """Slots about as loud as words, and matrices that keep the size of what they read."""
     if hasattr(model.model, "corner_abstractor"):
@@ -215,15 +232,22 @@ def quieten(model: Any) -> None:
 
 def write_subject(
     subject: Subject, folder: Path, texts: Path, seed: int, sizes: Sizes,
-    language: dict[str, torch.Tensor] | None = None,
+    language: dict[str, torch.Tensor] | None = None, tower: dict[str, torch.Tensor] | None = None,
 ) -> None:  # fmt: skip
-    """A model with processor and tokenizer, untrained but for a `language` that it is given.
+    """A model with processor and tokenizer, untrained but for a `language` and a `tower` that it is given.
 
-    `texts` are rows that the tokenizer learns from.
+    `texts` are rows that the tokenizer learns from. The folder is there when all of it is.
     """
+    with new_folder(folder) as partial:
+        _write_subject(subject, partial, texts, seed, sizes, language, tower)
+
+
+def _write_subject(
+    subject: Subject, folder: Path, texts: Path, seed: int, sizes: Sizes,
+    language: dict[str, torch.Tensor] | None, tower: dict[str, torch.Tensor] | None,
+) -> None:  # fmt: skip
     from beholder.families import identify_folder
 
-    folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(texts, folder, subject.name)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     slot, rows = tokenizer.convert_tokens_to_ids(SLOT), len(tokenizer)
@@ -232,6 +256,8 @@ def write_subject(
     model: Any = subject.build(sizes, rows, slot)
     quieten(model)
     give_language(model, shared)
+    if tower is not None:
+        give_tower(model, tower)
     model.save_pretrained(folder)
     # 360VL's own system message is longer than any question here; the others' templates have none.
     quiet: dict[str, Any] = {"system_prompt": ""} if subject.name == "abstractors" else {}
