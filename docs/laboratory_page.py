@@ -115,8 +115,8 @@ def provenance(records: Sequence[RunRecord]) -> str:
     told = first.settings
     return (
         f"Seeds {', '.join(map(str, seeds))}. The language model had {told['language_steps']:,} steps of "
-        f"reading texts, a tower {told['tower_steps']:,} of its warm-up with {told['sheets']:,} sheets, each subject "
-        f"{told['align_steps']:,} steps of the first stage and {told['tune_steps']:,} of the second, "
+        f"reading texts, a tower {told['tower_steps']:,} of its warm-up with {told['sheets']:,} sheets, "
+        f"each subject {told['align_steps']:,} of the first stage, {told['tune_steps']:,} of the second, "
         f"{told['batch']} rows a step, of {told['scenes']:,} scenes; scored on "
         f"{told['test_scenes']:,} others, {first.samples:,} "
         f"questions. Measured at {first.code} on {first.machine} with torch {first.packages['torch']}."
