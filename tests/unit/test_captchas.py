@@ -169,6 +169,8 @@ def test_a_stopped_split_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_questions_have_the_answers_of_the_names(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "AB3K.000001.jpg")
+    (tmp_path / "below").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "below" / "CD4L.000002.jpg")  # none of this folder's
     dataset.write_questions(tmp_path)
     task = find_task("captcha")
     (row,) = task.load(tmp_path)

@@ -83,7 +83,7 @@ def language_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: in
 def tower_recipe(start: Path, out: Path, data: Path, sheets: Path, budget: Budget, seed: int) -> Recipe:
     """The tower's warm-up: crowded sheets in parts, scenes whole and in parts as the five views show them.
 
-    Of sheets a tower learns several times as fast as of scenes, most of which is empty.
+    Most of a scene is empty, so most of its patches teach nothing; a sheet is full.
     """
     rows = {"rows": data / PICTURES, "pictures": data}
     crowded = {"rows": sheets / PICTURES, "pictures": sheets, "parts": PARTS}

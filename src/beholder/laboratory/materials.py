@@ -42,16 +42,13 @@ def prepare(folder: Path, plan: Plan, fonts: Path | None = None) -> Path:
     rows: list[dict[str, Any]] = json.loads((folder / SCENES / "conversations.json").read_text("utf-8"))
     sizes = {row["image"]: squared(folder / SCENES / row["image"], done / row["image"]) for row in rows}
     write_json(done / PICTURES, rows)
-    if plan.crowded:  # nothing is asked about sheets
-        write_json(done / "settings.json", settings_of(plan, fonts))
-        return done
     write_json(done / ROWS, [single for row in rows for single in single_turns(row)])
-    if plan.split == "train":
-        texts = [as_text(row, told_of(number, plan, book)) for number, row in enumerate(rows)]
-        write_json(done / TEXTS, texts)
-    else:
+    if plan.split != "train":
         asked = json.loads((folder / SCENES / QUESTIONS).read_text("utf-8"))
         write_json(done / QUESTIONS, [on_square(row, sizes[row["image"]]) for row in asked])
+    elif not plan.crowded:  # nothing is said about sheets
+        texts = [as_text(row, told_of(number, plan, book)) for number, row in enumerate(rows)]
+        write_json(done / TEXTS, texts)
     write_json(done / "settings.json", settings_of(plan, fonts))
     return done
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
@@ -113,15 +113,14 @@ def split(archive: Path, out: Path) -> dict[str, int]:
 
     A split that was stopped is ended: what it moved counts as if it were still in the archive.
     """
-    found = _pictures(archive)
-    moved = {path.name: part for part in SHARES for path in _pictures(out / part)}
+    found = _pictures(archive.rglob("*"))
+    moved = {path.name: part for part in SHARES for path in _pictures((out / part).glob("*"))}
     names = sorted([path.name for path in found] + list(moved))
     if twice := [one for one, next_one in pairwise(names) if one == next_one]:
         raise InputError(f"{archive} and {out} have {len(twice)} names twice, among them {twice[0]}")
     if len(names) < 20:
         raise InputError(f"{archive} has {len(found)} pictures; a split by 80, 5 and 15 needs at least 20")
-    if out.exists() and any(entry.name not in SHARES for entry in out.iterdir()):
-        raise InputError(f"{out} is not empty; give a new folder")
+    _must_be_new(out, but=tuple(SHARES))
     counts = sizes(len(names))
     random.Random(SEED_OF_SPLIT).shuffle(names)
     parts = [part for part, count in counts.items() for _ in range(count)]
@@ -137,8 +136,8 @@ def split(archive: Path, out: Path) -> dict[str, int]:
     return counts
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+def _pictures(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if path.suffix.lower() in ENDINGS)
 
 
 def sizes(pictures: int) -> dict[str, int]:
@@ -150,7 +149,7 @@ def sizes(pictures: int) -> dict[str, int]:
 
 def write_questions(folder: Path) -> Path:
     """What `beholder eval captcha` asks: every picture of the folder with the answer from its name."""
-    found = _pictures(folder)
+    found = _pictures(folder.glob("*"))
     if not found:
         raise InputError(f"{folder} holds no pictures ({', '.join(ENDINGS)})")
     lines = [
@@ -193,11 +192,6 @@ def write_other(out: Path, pictures: int, *, seed: int = 0) -> Iterator[int]:
     yield from _drawn(shards, work, lambda shards: write_questions(shards.out))
 
 
-def _must_be_new(out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
+def _must_be_new(out: Path, but: Sequence[str] = ()) -> None:
+    if out.exists() and any(entry.name not in but for entry in out.iterdir()):
         raise InputError(f"{out} is not empty; give a new folder")
-
-
-def texts(folder: Path) -> Sequence[str]:
-    """The answers of a folder's pictures."""
-    return [answer_in(path.name) for path in sorted(folder.iterdir()) if path.suffix.lower() in ENDINGS]
