@@ -18,7 +18,7 @@ from typing import Any
 
 from beholder.core.records import RunRecord
 from beholder.laboratory.experiment import read_records
-from beholder.laboratory.summary import Point, points
+from beholder.laboratory.summary import SPEED, Point, points
 
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE.parent / "benchmarks" / "results" / "laboratory"
@@ -110,7 +110,8 @@ def _errorbars(axes: Any, curve: Sequence[Point], name: str) -> None:
 
 def provenance(records: Sequence[RunRecord]) -> str:
     """What the numbers hang on."""
-    first = records[0]
+    first = next(record for record in records if record.subject != SPEED)
+    threads = {record.settings["threads"] for record in records if record.subject == SPEED}
     seeds = sorted({record.settings["seed"] for record in records})
     told = first.settings
     return (
@@ -119,7 +120,8 @@ def provenance(records: Sequence[RunRecord]) -> str:
         f"each subject {told['align_steps']:,} of the first stage, {told['tune_steps']:,} of the second, "
         f"{told['batch']} rows a step, of {told['scenes']:,} scenes; scored on "
         f"{told['test_scenes']:,} others, {first.samples:,} "
-        f"questions. Measured at {first.code} on {first.machine} with torch {first.packages['torch']}."
+        f"questions, times with {' or '.join(map(str, sorted(threads)))} thread(s). "
+        f"Measured at {first.code} on {first.machine} with torch {first.packages['torch']}."
     )
 
 

@@ -11,13 +11,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from beholder.core.errors import ConfigError
+from beholder.core.errors import ConfigError, InputError
 from beholder.laboratory.budget import BUDGETS
 from beholder.laboratory.experiment import materials, read_records, run_laboratory, write_start
 from beholder.laboratory.lettering import learn
-from beholder.laboratory.materials import SQUARE, as_text, on_square, single_turns
+from beholder.laboratory.materials import SQUARE, as_caption, as_text, on_square, single_turns
 from beholder.laboratory.subjects import SUBJECTS, Sizes, give_language, raw_language, read_language
-from beholder.laboratory.summary import points, table
+from beholder.laboratory.summary import SPEED, points, table
+from beholder.mini.questions import Question
 
 TINY = BUDGETS["tiny"]
 
@@ -41,14 +42,24 @@ def test_each_question_becomes_a_row_with_the_picture() -> None:
     assert [row["conversations"][1]["value"] for row in singles] == ["1", "2"]
 
 
-def test_a_scene_becomes_a_text() -> None:
+def test_a_scene_becomes_a_text_and_a_caption() -> None:
     turns = [
         {"from": "human", "value": "<image>\nOne?"}, {"from": "gpt", "value": "1"},
         {"from": "human", "value": "Two?"}, {"from": "gpt", "value": "2"},
     ]  # fmt: skip
-    row = as_text({"id": "a", "image": "a.png", "conversations": turns}, "There is 1 object.")
+    scene = {"id": "a", "image": "a.png", "conversations": turns}
+    told = Question("describe_boxes", "en", "What is where?", "There is 1 object.", {})
+    row = as_text(scene, told)
     assert "image" not in row
     assert row["conversations"][1] == {"from": "gpt", "value": "There is 1 object.\nOne? 1\nTwo? 2"}
+    assert as_caption(scene, told) == {
+        "id": "a/caption",
+        "image": "a.png",
+        "conversations": [
+            {"from": "human", "value": "<image>\nWhat is where?"},
+            {"from": "gpt", "value": "There is 1 object."},
+        ],
+    }
 
 
 def test_the_words_of_templates_are_single_tokens(tmp_path: Path) -> None:
@@ -98,7 +109,10 @@ def tower_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 def test_the_whole_runs_and_a_second_call_changes_nothing(tmp_path: Path) -> None:
-    records = run_laboratory(tmp_path, TINY, [0], list(SUBJECTS))
+    everything = run_laboratory(tmp_path, TINY, [0], list(SUBJECTS))
+    *records, speeds = everything
+    assert (speeds.subject, set(speeds.values)) == (SPEED, set(SUBJECTS))
+    assert all(milliseconds > 0 for milliseconds in speeds.values.values())
     assert [(record.subject, record.settings["step"]) for record in records] == [
         (name, step) for name in SUBJECTS for step in (1, 2)
     ]
@@ -131,13 +145,18 @@ def test_the_whole_runs_and_a_second_call_changes_nothing(tmp_path: Path) -> Non
     assert all(".multi_modal_projector." in key for key in differing)
 
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    assert run_laboratory(tmp_path, TINY, [0], list(SUBJECTS)) == records
+    assert run_laboratory(tmp_path, TINY, [0], list(SUBJECTS)) == everything
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    assert read_records(tmp_path / "records") == sorted(
-        records, key=lambda r: f"{r.subject}-0-{r.settings['step']}"
-    )
+    assert read_records(tmp_path / "records") == [
+        *sorted(records, key=lambda r: f"{r.subject}-0-{r.settings['step']}"),
+        speeds,
+    ]
 
-    found = points(records)
+    found = points(everything)
+    means = {point.subject: point.mean["first_token_ms"] for point in found}
+    assert means == speeds.values
+    with pytest.raises(InputError, match="no record has the speed of abstractors, experts, large-tower, mlp"):
+        points(records)
     assert len(found) == 8
     assert len(table(found).splitlines()) == 5
     json.dumps([vars(point) for point in found])

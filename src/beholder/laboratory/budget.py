@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from beholder.core.errors import ConfigError
-from beholder.laboratory.materials import PICTURES, ROWS, TEXTS
+from beholder.laboratory.materials import CAPTIONS, PICTURES, ROWS, TEXTS
 from beholder.laboratory.subjects import Sizes, Subject
 from beholder.training.stages import Recipe
 
 TRUNK = ("model", "lm_head")
 LABORATORY_RATE = 1.2e-3  # of both stages
 LANGUAGE = ("model.language_model", "lm_head")
-# The questions of a picture in one batch, behind its slots: it is looked at once for all of them.
+# What is asked about a picture in one batch, behind its slots: it is looked at once for all of it.
 TOGETHER = {"grouping": "picture", "packing": True, "share_pictures": True}
 PARTS = 12  # of each sheet
 MINI = Sizes()
@@ -24,7 +24,8 @@ MINI = Sizes()
 class Budget:
     """Scenes and sheets drawn, steps of each stage, the batch, how often the last stage is scored on its way.
 
-    A batch is of questions in the two stages; before them of a quarter as many pictures or texts.
+    A batch of the last stage is of questions and descriptions; before it of a quarter as many pictures,
+    descriptions or texts.
     """
 
     name: str
@@ -102,17 +103,17 @@ def align_recipe(
     seed: int,
     rate: float = LABORATORY_RATE,
 ) -> Recipe:
-    """The first published stage: what is between tower and language model learns alone."""
-    rows = [{"rows": data / ROWS, "pictures": data}]
+    """The first published stage, on captions: what is between tower and language model learns alone."""
+    rows = [{"rows": data / CAPTIONS, "pictures": data}]
     return _recipe(
         start, out, budget, seed, "align", rows, subject.projector, steps=budget.align_steps,
-        learning_rate=rate, **TOGETHER,
+        learning_rate=rate, grouping="length", packing=True, **_batch(budget.batch // 4),
     )  # fmt: skip
 
 
 def tune_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: int, **changes: Any) -> Recipe:
-    """The second: everything learns."""
-    rows = [{"rows": data / ROWS, "pictures": data}]
+    """The second: everything learns, from the questions and the description of each picture."""
+    rows = [{"rows": data / name, "pictures": data} for name in (ROWS, CAPTIONS)]
     values = {"steps": budget.tune_steps, "learning_rate": LABORATORY_RATE, **TOGETHER, **changes}
     return _recipe(start, out, budget, seed, "tune", rows, TRUNK, **values)
 

@@ -6,7 +6,7 @@ OUT/towers/KIND                     the tower that all subjects with that kind s
 OUT/SUBJECT-SEED/start              the subject with both; what lies between them is as the seed says
 OUT/SUBJECT-SEED/{align,tune}       the stages, as `beholder train` leaves them
 OUT/SUBJECT-SEED/marks/STEP         the model at a point of the last stage, and its score card
-OUT/records                         one record for each point
+OUT/records                         one record for each point, one of each seed's speeds
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,8 +29,9 @@ from beholder.evaluation.tasks import find_task
 from beholder.families import identify_folder
 from beholder.laboratory.budget import Budget, align_recipe, language_recipe, tower_recipe, tune_recipe
 from beholder.laboratory.materials import ROWS, prepare
-from beholder.laboratory.measuring import Cost, Speed, cost_of, speed_of
+from beholder.laboratory.measuring import PICTURES, Cost, cost_of, slots_of, speeds_of
 from beholder.laboratory.subjects import SUBJECTS, Subject, read_language, write_subject
+from beholder.laboratory.summary import SPEED
 from beholder.mini.dataset import Plan
 from beholder.training.run import run
 from beholder.training.stages import Recipe
@@ -38,7 +40,7 @@ log = logging.getLogger("beholder")
 SEED_OF_SCENES = 7
 SEED_OF_PARTS = 0  # that all seeds share
 WEIGHTS = "model.safetensors"
-MEASURE = "laboratory v3"
+MEASURE = "laboratory v4"
 
 
 class Materials(NamedTuple):
@@ -58,6 +60,7 @@ def run_laboratory(
     for seed in seeds:
         for name in subjects:
             records += run_subject(SUBJECTS[name], out, budget, seed, drawn)
+        records.append(measure_speeds(subjects, out, budget, seed, drawn))
     return records
 
 
@@ -83,11 +86,11 @@ def run_subject(subject: Subject, out: Path, budget: Budget, seed: int, drawn: M
     finished(align)
     tune = tune_recipe(align.output / "model", home / "tune", train, budget, seed)
     finished(tune)
-    costs = {stage: cost_of(recipe) for stage, recipe in (("align", align), ("tune", tune))}
+    costs = (cost_of(align), cost_of(tune))
     found: list[RunRecord] = []
     for step, path in zip(budget.points, records, strict=True):
         if not path.is_file():
-            score_point(subject, tune, step, home, drawn.test, budget, seed, costs).write(path)
+            score_point(subject, align, tune, step, home, drawn.test, budget, costs).write(path)
         found.append(RunRecord.read(path))
     return found
 
@@ -148,8 +151,8 @@ def point_folder(tune: Recipe, step: int, home: Path) -> Path:
 
 
 def score_point(
-    subject: Subject, tune: Recipe, step: int, home: Path, test: Path, budget: Budget, seed: int,
-    costs: dict[str, Cost],
+    subject: Subject, align: Recipe, tune: Recipe, step: int, home: Path, test: Path, budget: Budget,
+    costs: tuple[Cost, Cost],
 ) -> RunRecord:  # fmt: skip
     """The record of one point: the score on the unseen scenes beside what it took."""
     folder = point_folder(tune, step, home)
@@ -158,9 +161,8 @@ def score_point(
     card = run_task(vlm, weights, task, test, folder / "worlds", asked_as="plain")
     vlm.close()
     assert card is not None
-    speed: Speed = speed_of(folder, test)
-    samples = {"align": budget.align_steps * budget.batch, "tune": step * budget.batch}
-    spent = sum(costs[stage].flops * count for stage, count in samples.items())
+    samples = (align.global_batch * budget.align_steps, tune.global_batch * step)
+    spent = sum(cost.flops * count for cost, count in zip(costs, samples, strict=True))
     return capture(
         subject=subject.name,
         weights=weights,
@@ -168,21 +170,42 @@ def score_point(
         values={
             **{name: card.values[name] for name in ("overall", *kinds(card))},
             "training_petaflops": spent / 1e15,
-            "parameters": float(costs["tune"].parameters),
-            "tokens_per_picture": float(speed.slots),
-            "first_token_ms": speed.first_token_ms,
-            "samples_seen": float(sum(samples.values())),
+            "parameters": float(costs[1].parameters),
+            "tokens_per_picture": float(slots_of(folder)),
+            "samples_seen": float(sum(samples)),
         },
         samples=card.samples,
         settings={
-            "budget": budget.name, "seed": seed, "step": step, "title": subject.title, "idea": subject.idea,
-            "language_steps": budget.language_steps, "tower_steps": budget.tower_steps,
-            "align_steps": budget.align_steps, "tune_steps": budget.tune_steps,
-            "batch": budget.batch, "scenes": budget.scenes, "sheets": budget.sheets,
-            "test_scenes": budget.tests, "threads": torch.get_num_threads(),
+            "budget": budget.name, "seed": tune.seed, "step": step, "title": subject.title,
+            "idea": subject.idea, "language_steps": budget.language_steps, "tower_steps": budget.tower_steps,
+            "align_steps": budget.align_steps, "tune_steps": budget.tune_steps, "batch": budget.batch,
+            "scenes": budget.scenes, "sheets": budget.sheets, "test_scenes": budget.tests,
         },
         seconds=card.seconds,
     )  # fmt: skip
+
+
+def measure_speeds(
+    subjects: Sequence[str], out: Path, budget: Budget, seed: int, drawn: Materials
+) -> RunRecord:
+    """The record of how long the finished subjects of a seed take; measured again if one is not in it."""
+    path = out / "records" / f"speed-{seed}.json"
+    if path.is_file() and not set(subjects) - (found := RunRecord.read(path)).values.keys():
+        return found
+    last = budget.points[-1]
+    folders = {name: out / f"{name}-{seed}" / "marks" / str(last) for name in subjects}
+    start = time.monotonic()
+    record = capture(
+        subject=SPEED,
+        weights="",
+        measure=MEASURE,
+        values=speeds_of(folders, drawn.test),
+        settings={"budget": budget.name, "seed": seed, "threads": torch.get_num_threads()},
+        samples=PICTURES,
+        seconds=time.monotonic() - start,
+    )
+    record.write(path)
+    return record
 
 
 def kinds(card: RunRecord) -> list[str]:

@@ -1,9 +1,9 @@
 """What all subjects learn from and are asked about: drawn scenes, made square, one question to a row.
 
 Square, because the systems bring pictures into a square in different ways (padded, stretched), which is not
-what is compared; one question to a row, because CogVLM trains the last answer of a conversation alone. The
-language model that all begin from reads the same scenes as texts: a description with places, then questions
-and answers.
+what is compared; one question to a row, because CogVLM trains the last answer of a conversation alone. Each
+scene is described with places, too: of an answer in two tokens nobody learns where to look. The language
+model that all begin from reads the same scenes as texts: the description, then questions and answers.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from PIL import Image
 from beholder.core.errors import ConfigError
 from beholder.mini.dataset import Plan, write
 from beholder.mini.fonts import FontBook
-from beholder.mini.questions import described
+from beholder.mini.questions import Question, described
 from beholder.mini.shards import write_json
 from beholder.mini.worlds import scene_at, stream
 from beholder.training.data import MARKER
 
 SQUARE = 192  # pixels: twice what a tower sees of one view
 SCENES, ROWS, PICTURES, QUESTIONS = "scenes", "rows.json", "pictures.json", "questions.json"
-TEXTS = "texts.json"
+TEXTS, CAPTIONS = "texts.json", "captions.json"
 OPENING = "Scene:"
 
 
@@ -47,8 +47,9 @@ def prepare(folder: Path, plan: Plan, fonts: Path | None = None) -> Path:
         asked = json.loads((folder / SCENES / QUESTIONS).read_text("utf-8"))
         write_json(done / QUESTIONS, [on_square(row, sizes[row["image"]]) for row in asked])
     elif not plan.crowded:  # nothing is said about sheets
-        texts = [as_text(row, told_of(number, plan, book)) for number, row in enumerate(rows)]
-        write_json(done / TEXTS, texts)
+        told = [told_of(number, plan, book) for number in range(len(rows))]
+        write_json(done / TEXTS, [as_text(*pair) for pair in zip(rows, told, strict=True)])
+        write_json(done / CAPTIONS, [as_caption(*pair) for pair in zip(rows, told, strict=True)])
     write_json(done / "settings.json", settings_of(plan, fonts))
     return done
 
@@ -76,16 +77,14 @@ def squared(source: Path, target: Path) -> tuple[int, int]:
 def single_turns(row: dict[str, Any]) -> list[dict[str, Any]]:
     """Each question of a conversation as a row of its own, with the picture before it."""
     return [
-        {
-            "id": f"{row['id']}/{number}",
-            "image": row["image"],
-            "conversations": [
-                {"from": "human", "value": f"{MARKER}\n{asked}"},
-                {"from": "gpt", "value": answer},
-            ],
-        }
-        for number, (asked, answer) in enumerate(asked_in(row))
+        single_turn(row, str(number), asked, answer) for number, (asked, answer) in enumerate(asked_in(row))
     ]
+
+
+def single_turn(row: dict[str, Any], name: str, asked: str, answer: str) -> dict[str, Any]:
+    """A row about the picture of `row` with one question."""
+    turns = [{"from": "human", "value": f"{MARKER}\n{asked}"}, {"from": "gpt", "value": answer}]
+    return {"id": f"{row['id']}/{name}", "image": row["image"], "conversations": turns}
 
 
 def asked_in(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -95,16 +94,21 @@ def asked_in(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield question["value"].replace(f"{MARKER}\n", ""), answer["value"]
 
 
-def told_of(number: int, plan: Plan, book: FontBook) -> str:
-    """The description with places of a plan's scene."""
+def told_of(number: int, plan: Plan, book: FontBook) -> Question:
+    """The description with places of a plan's scene, and a request for it."""
     index = plan.start + number
     scene = scene_at(plan.seed, plan.split, index, book)
-    return described(scene, stream(plan.seed, plan.split, index, "text"), plan.language).answer
+    return described(scene, stream(plan.seed, plan.split, index, "text"), plan.language)
 
 
-def as_text(row: dict[str, Any], description: str) -> dict[str, Any]:
+def as_caption(row: dict[str, Any], told: Question) -> dict[str, Any]:
+    """The description as an answer about the row's picture."""
+    return single_turn(row, "caption", told.question, told.answer)
+
+
+def as_text(row: dict[str, Any], told: Question) -> dict[str, Any]:
     """A scene without its picture: what is where, and each question of the row with its answer."""
-    text = "\n".join([description, *(f"{asked} {answer}" for asked, answer in asked_in(row))])
+    text = "\n".join([told.answer, *(f"{asked} {answer}" for asked, answer in asked_in(row))])
     turns = [{"from": "human", "value": OPENING}, {"from": "gpt", "value": text}]
     return {"id": f"{row['id']}/text", "conversations": turns}
 

@@ -7,7 +7,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from beholder.core.errors import InputError
 from beholder.core.records import RunRecord
+
+SPEED = "speed"  # the subject of records of all subjects' milliseconds to the first token under one seed
 
 
 @dataclass(frozen=True)
@@ -24,16 +27,30 @@ class Point:
 
 
 def points(records: Sequence[RunRecord]) -> list[Point]:
-    """The points of all subjects, each subject's in the order of its training."""
+    """The points of all subjects, each subject's in the order of its training.
+
+    Raises InputError where a subject's speed is in no record, because the run was stopped before.
+    """
     groups: dict[tuple[str, int], list[RunRecord]] = defaultdict(list)
+    speeds: dict[str, list[float]] = defaultdict(list)
     for record in records:
-        groups[record.subject, record.settings["step"]].append(record)
-    return [_point(group) for _, group in sorted(groups.items(), key=lambda pair: pair[0])]
+        if record.subject == SPEED:
+            for name, milliseconds in record.values.items():
+                speeds[name].append(milliseconds)
+        else:
+            groups[record.subject, record.settings["step"]].append(record)
+    if slow := sorted({name for name, _ in groups} - speeds.keys()):
+        raise InputError(f"no record has the speed of {', '.join(slow)}; run `beholder lab` to its end")
+    return [
+        _point(group, speeds[subject])
+        for (subject, _), group in sorted(groups.items(), key=lambda pair: pair[0])
+    ]
 
 
-def _point(group: Sequence[RunRecord]) -> Point:
+def _point(group: Sequence[RunRecord], speeds: Sequence[float]) -> Point:
     names = [name for name in group[0].values if all(name in record.values for record in group)]
     columns = {name: [record.values[name] for record in group] for name in names}
+    columns["first_token_ms"] = list(speeds)
     return Point(
         subject=group[0].subject,
         title=group[0].settings["title"],

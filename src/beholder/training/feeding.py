@@ -1,4 +1,4 @@
-"""What stands between rows and the model: the processor as the recipe wants it, and what makes batches."""
+"""What stands between rows and the model: the processor as the recipe wants it, their order, the batches."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ from typing import Any
 
 from beholder.core.errors import ConfigError
 from beholder.training.collate import Collator, blank_sample
+from beholder.training.data import Conversations
 from beholder.training.packing import PackingCollator
 from beholder.training.processes import world
+from beholder.training.sampler import (
+    EpochSampler,
+    LengthGroupedSampler,
+    ModalityLengthSampler,
+    PictureGroupedSampler,
+)
 from beholder.training.stages import Recipe
 
 
@@ -61,3 +68,17 @@ def collator_for(recipe: Recipe, processor: Any, model: Any) -> Any:
         rows, getattr(model, "lay_out_prompt", None), recipe.attention == "eager", recipe.share_pictures,
         model.config.get_text_config().hidden_size,
     )  # fmt: skip
+
+
+def sampler_for(recipe: Recipe, rows: Conversations) -> EpochSampler | None:
+    """The order in which the recipe groups rows; None where they are just shuffled."""
+    rule, batch, seed = recipe.grouping, recipe.device_batch, recipe.seed
+    if rule == "none":
+        return None
+    if rule == "length":
+        return LengthGroupedSampler(rows.lengths(), batch, seed)
+    if rule == "picture":
+        return PictureGroupedSampler(rows.shown(), batch, seed)
+    # The original hands over all batches of a step in the one and those of a pass in the other.
+    passes = recipe.accumulation(world()) if rule == "llava" else 1
+    return ModalityLengthSampler(rows.words(), batch, world() * passes, rule, seed)

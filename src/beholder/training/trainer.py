@@ -21,7 +21,7 @@ from beholder.core.errors import BeholderError, ConfigError, InputError
 from beholder.training import adapters
 from beholder.training.checking import MANIFEST, confirm_manifest
 from beholder.training.data import Conversations, row_name
-from beholder.training.feeding import collator_for, prepared
+from beholder.training.feeding import collator_for, prepared, sampler_for
 from beholder.training.journal import Journal, Samples
 from beholder.training.losses import answer_loss, is_finite
 from beholder.training.optimizer import build_optimizer
@@ -30,7 +30,6 @@ from beholder.training.patch_labels import PatchCollator, PictureLabels
 from beholder.training.patches import reader_of
 from beholder.training.processes import join, rank, wait_for_all, world
 from beholder.training.resuming import begin, is_finished, newest_checkpoint
-from beholder.training.sampler import LengthGroupedSampler, ModalityLengthSampler, PictureGroupedSampler
 from beholder.training.schedules import plateau_cosine_schedule
 from beholder.training.settings import arguments
 from beholder.training.sources import sources_of
@@ -67,16 +66,9 @@ class StageTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Rows in the recipe's order; pictures that are only looked at are just shuffled."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        rule, batch, seed = self.recipe.grouping, self.recipe.device_batch, self.recipe.seed
-        if not isinstance(dataset, Conversations) or rule == "none":
-            return super()._get_train_sampler(train_dataset)
-        if rule == "length":
-            return LengthGroupedSampler(dataset.lengths(), batch, seed)
-        if rule == "picture":
-            return PictureGroupedSampler(dataset.shown(), batch, seed)
-        # The original hands over all batches of a step in the one and those of a pass in the other.
-        passes = self.recipe.accumulation(world()) if rule == "llava" else 1
-        return ModalityLengthSampler(dataset.words(), batch, world() * passes, rule, seed)
+        if isinstance(dataset, Conversations) and (order := sampler_for(self.recipe, dataset)) is not None:
+            return order
+        return super()._get_train_sampler(train_dataset)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
