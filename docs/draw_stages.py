@@ -1,12 +1,13 @@
 """Two published stages against one, and the projector's learning rate varied, on one laboratory subject.
 
-    python docs/draw_stages.py run [--out runs/lab] [--budget full] [--seeds 0 1 2]
+    python docs/draw_stages.py run [--out runs/lab] [--budget full] [--seeds 0 1 2] [--tune-steps 400]
     python docs/draw_stages.py plot [--records benchmarks/results/stages] [--to docs/pictures/stages.svg]
 
 `run` trains and scores what is missing and leaves a record of each run; what is done is left as it is, so a
 stopped call can be given again. The two-stage runs first train what is between tower and language model
 alone, at each of the learning rates; the one-stage run trains everything from the start for as many steps as
-both stages have. At the laboratory's own rate, its run in the same folder is taken if it is there.
+both stages have. Without --tune-steps the last stage is as long as the laboratory's, and its run at its own
+rate is taken if it is there.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from beholder.core.records import RunRecord
+from beholder.laboratory.budget import BUDGETS, Budget
+from beholder.laboratory.summary import by_rate
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "results" / "stages"
@@ -27,18 +30,18 @@ SUBJECT = "mlp"
 ONE = "one stage"
 
 
-def run(out: Path, budget_name: str, seeds: Sequence[int], records: Path) -> None:
+def run(out: Path, budget: Budget, seeds: Sequence[int], records: Path) -> None:
     """Every run that has no record yet."""
-    from beholder.laboratory.budget import BUDGETS, LABORATORY_RATE, align_recipe, tune_recipe
+    from beholder.laboratory.budget import LABORATORY_RATE, align_recipe, tune_recipe
     from beholder.laboratory.experiment import finished, materials, score_run, write_start
     from beholder.laboratory.subjects import SUBJECTS
 
-    budget, subject = BUDGETS[budget_name], SUBJECTS[SUBJECT]
+    subject, as_long = SUBJECTS[SUBJECT], budget == BUDGETS[budget.name]
     drawn = materials(out, budget, None)
     train = drawn.train
     for seed in seeds:
         start = write_start(subject, out, budget, seed, drawn)
-        home = out / f"stages-{seed}"
+        home = out / f"stages-{budget.tune_steps}-{seed}"
         for rate in (None, *RATES):
             path = records / f"{'one' if rate is None else f'two-{rate:g}'}-{seed}.json"
             if path.is_file():
@@ -50,7 +53,7 @@ def run(out: Path, budget_name: str, seeds: Sequence[int], records: Path) -> Non
             else:
                 lab = out / f"{SUBJECT}-{seed}"
                 align, tune = home / f"{name}-align", home / name
-                if rate == LABORATORY_RATE:
+                if rate == LABORATORY_RATE and as_long:
                     align, tune = lab / "align", lab / "tune"
                 first = align_recipe(subject, start, align, train, budget, seed, rate)
                 last = tune_recipe(finished(first), tune, train, budget, seed)
@@ -69,9 +72,7 @@ def plot(records: Path, to: Path) -> None:
     found = [RunRecord.read(path) for path in sorted(records.glob("*.json"))]
     if not found:
         raise SystemExit(f"no records in {records}; make them with: python docs/draw_stages.py run")
-    values: dict[float | None, list[float]] = defaultdict(list)
-    for record in found:
-        values[record.settings["projector_rate"]].append(100 * record.values["overall"])
+    values = by_rate(found)
     pyplot.rcParams["svg.hashsalt"] = "stages"
     figure, axes = pyplot.subplots(figsize=(6, 3.6))
     rates = sorted(rate for rate in values if rate is not None)
@@ -101,12 +102,16 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "plot"))
     parser.add_argument("--out", type=Path, default=Path("runs/lab"))
     parser.add_argument("--budget", default="full")
+    parser.add_argument("--tune-steps", type=int, help="of the last stage; the budget's if not given")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "pictures" / "stages.svg")
     options = parser.parse_args()
     if options.what == "run":
-        run(options.out, options.budget, options.seeds, options.records)
+        budget = BUDGETS[options.budget]
+        if options.tune_steps is not None:
+            budget = replace(budget, tune_steps=options.tune_steps)
+        run(options.out, budget, options.seeds, options.records)
     else:
         plot(options.records, options.to)
 

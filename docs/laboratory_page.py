@@ -2,14 +2,15 @@
 
     python docs/laboratory_page.py [--records benchmarks/results/laboratory]
 
-Copy the records there first (`runs/lab/records`). Words stand in laboratory.txt, where {table}, {kinds},
-{plots} and {provenance} mark what is made.
+Copy the records there first (`runs/lab/records`); draw_stages.py leaves its own where they belong. Words
+stand in laboratory.txt, where {table}, {kinds}, {plots}, {provenance} and {stages} mark what is made.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,12 +19,14 @@ from typing import Any
 
 from beholder.core.records import RunRecord
 from beholder.laboratory.experiment import read_records
-from beholder.laboratory.summary import SPEED, Point, points
+from beholder.laboratory.summary import SPEED, Point, by_rate, points
 
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE.parent / "benchmarks" / "results" / "laboratory"
+STAGES = HERE.parent / "benchmarks" / "results" / "stages"
 MADE = "<!-- Made by docs/laboratory_page.py. Do not edit. -->\n\n"
 NONE = "There are no records yet: `beholder lab` has not been run to its end on this code."
+NONE_OF_STAGES = "There are no records yet: `draw_stages.py run` has not come to its end on this code."
 PLOTS = (
     ("training_petaflops", "training, petaflops", "accuracy against compute"),
     ("tokens_per_picture", "tokens that a picture takes", "accuracy against tokens per picture"),
@@ -125,13 +128,35 @@ def provenance(records: Sequence[RunRecord]) -> str:
     )
 
 
-def page(records: Sequence[RunRecord], words: str, pictures: Path) -> str:
+def stages(records: Sequence[RunRecord], pictures: Path) -> str:
+    """Two stages at each rate of the projector, and one stage, of as many steps."""
+    if not records:
+        return NONE_OF_STAGES
+    values, told = by_rate(records), records[0].settings
+    lines = ["| stages | projector's rate in the first | right, % |", "|---|--:|--:|"]
+    for rate in sorted(values, key=lambda rate: rate or 0.0):
+        found = values[rate]
+        kind, at = ("one", "") if rate is None else ("two", f"{rate:g}")
+        middle = statistics.fmean(found)
+        lines.append(f"| {kind} | {at} | {middle:.1f} [{min(found):.1f}, {max(found):.1f}] |")
+    seeds = sorted({record.settings["seed"] for record in records})
+    lines += ["", f"![two stages and one]({pictures.name}/stages.svg)", ""]
+    lines.append(
+        f"Seeds {', '.join(map(str, seeds))}; {told['align_steps']:,} steps of the first stage and "
+        f"{told['tune_steps']:,} of the second, or as many of one; {records[0].samples:,} questions about "
+        f"{told['test_scenes']:,} unseen scenes. Measured at {records[0].code} on {records[0].machine}."
+    )
+    return "\n".join(lines)
+
+
+def page(records: Sequence[RunRecord], of_stages: Sequence[RunRecord], words: str, pictures: Path) -> str:
     """The whole page."""
     made = dict.fromkeys(("kinds", "plots", "provenance"), "") | {"table": NONE}
     if records:
         found = points(records)
         made = {"table": table(found), "kinds": kinds(found), "plots": draw(found, pictures)}
         made["provenance"] = provenance(records)
+    made["stages"] = stages(of_stages, pictures)
     for name, text in made.items():
         words = words.replace(f"{{{name}}}", text)
     return MADE + re.sub("\n{3,}", "\n\n", words).rstrip() + "\n"
@@ -146,7 +171,8 @@ def main() -> None:
     options = parser.parse_args()
     records = read_records(options.records) if options.records.is_dir() else []
     words = (HERE / "laboratory.txt").read_text("utf-8")
-    (HERE / "laboratory.md").write_text(page(records, words, HERE / "pictures"), "utf-8")
+    of_stages = [RunRecord.read(path) for path in sorted(STAGES.glob("*.json"))]
+    (HERE / "laboratory.md").write_text(page(records, of_stages, words, HERE / "pictures"), "utf-8")
     sys.stdout.write(f"laboratory.md: {len(records)} records\n")
 
 

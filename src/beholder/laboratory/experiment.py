@@ -232,9 +232,12 @@ def score_run(model: Path, test: Path, out: Path, budget: Budget, told: dict[str
     return capture(
         subject="laboratory",
         weights=weights,
-        measure="stages v1",
+        measure="stages v2",
         values={name: card.values[name] for name in ("overall", *kinds(card))},
         samples=card.samples,
-        settings={"budget": budget.name, "test_scenes": budget.tests, **told},
+        settings={
+            "budget": budget.name, "test_scenes": budget.tests, "align_steps": budget.align_steps,
+            "tune_steps": budget.tune_steps, **told,
+        },
         seconds=card.seconds,
-    )
+    )  # fmt: skip

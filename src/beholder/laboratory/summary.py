@@ -62,6 +62,14 @@ def _point(group: Sequence[RunRecord], speeds: Sequence[float]) -> Point:
     )
 
 
+def by_rate(found: Sequence[RunRecord]) -> dict[float | None, list[float]]:
+    """Right answers, in percent, of runs in two stages by the projector's rate in the first; None: in one."""
+    values: dict[float | None, list[float]] = defaultdict(list)
+    for record in found:
+        values[record.settings["projector_rate"]].append(100 * record.values["overall"])
+    return values
+
+
 def table(found: Sequence[Point]) -> str:
     """The last point of each subject, as text."""
     last = {point.subject: point for point in found}

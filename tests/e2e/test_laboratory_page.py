@@ -1,0 +1,58 @@
+"""The laboratory's page and the plot of the stages, from a run at the tiny budget."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from docs import draw_stages, laboratory_page
+
+from beholder.core.records import RunRecord
+from beholder.laboratory.budget import BUDGETS, LABORATORY_RATE
+from beholder.laboratory.experiment import run_laboratory
+
+TINY = BUDGETS["tiny"]
+
+
+@pytest.mark.slow
+def test_the_stages_are_run_and_drawn_and_told(tmp_path: Path) -> None:
+    lab, records, pictures = tmp_path / "lab", tmp_path / "stages", tmp_path / "pictures"
+    found = run_laboratory(lab, TINY, [0], ["mlp", "experts"])
+    draw_stages.run(lab, TINY, [0], records)
+    home = lab / f"stages-{TINY.tune_steps}-0"
+    arms = {path.stem for path in records.iterdir()}
+    assert arms == {"one-0", *(f"two-{rate:g}-0" for rate in draw_stages.RATES)}
+    assert not (home / f"two-{LABORATORY_RATE:g}-0").exists(), "the laboratory's own run is taken"
+    last = next(record for record in found if record.settings.get("step") == TINY.tune_steps)
+    same = RunRecord.read(records / f"two-{LABORATORY_RATE:g}-0.json")
+    assert (same.weights, same.values["overall"]) == (last.weights, last.values["overall"])
+    alone = RunRecord.read(records / "one-0.json")
+    assert alone.weights != same.weights
+    recipe = (home / "one-0" / "recipe.json").read_text()
+    assert f'"steps": {TINY.align_steps + TINY.tune_steps}' in recipe
+
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    draw_stages.run(lab, TINY, [0], records)
+    assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+
+    pictures.mkdir()
+    draw_stages.plot(records, pictures / "stages.svg")
+    of_stages = [RunRecord.read(path) for path in sorted(records.iterdir())]
+    words = (laboratory_page.HERE / "laboratory.txt").read_text("utf-8")
+    page = laboratory_page.page(found, of_stages, words, pictures)
+    assert not re.search(r"\{\w+\}", page), "every mark of the page is filled in"
+    assert len(re.findall(r"^\| two \|", page, re.MULTILINE)) == len(draw_stages.RATES)
+    assert len(re.findall(r"^\| one \|", page, re.MULTILINE)) == 1
+    for title in ("two-layer MLP", "visual experts"):
+        assert f"| {title}" in page
+    shown = set(re.findall(r"\(pictures/([\w.-]+)\)", page))
+    assert shown == {path.name for path in pictures.iterdir()}
+
+
+def test_without_records_the_page_says_so(tmp_path: Path) -> None:
+    page = laboratory_page.page([], [], "{table}\n\n{kinds}\n\n{stages}", tmp_path)
+    assert laboratory_page.NONE in page
+    assert laboratory_page.NONE_OF_STAGES in page
+    with pytest.raises(SystemExit, match="no records in"):
+        draw_stages.plot(tmp_path, tmp_path / "stages.svg")
