@@ -28,7 +28,7 @@ MODELS = {
     "tune": "more parameters, beside the model",
     "tune-merged": "the same, merged",
 }
-TESTS = {"test": "test split", "other": "drawn by other code"}
+TESTS = {"test": "test split", "other": "drawn by other code", "hardest": "by hand `heavy`"}
 TARGETS = {"lora": 95, "lora-merged": 95, "tune": 98, "tune-merged": 98}
 
 
