@@ -109,7 +109,10 @@ class Visitor:
             self.page.wait_for_timeout(100)
 
     def done(self, where: str = "#note") -> None:
+        """The answer is whole: its figures are told, and there is nothing to stop any more."""
         self.wait("tokens out", where)
+        stop = "#stop" if where == "#note" else "#both-stop"
+        self.page.wait_for_function("stop => document.querySelector(stop).disabled", arg=stop)
 
     def shot(self, name: str) -> None:
         if SCREENSHOTS:
@@ -207,11 +210,10 @@ def test_any_question_is_edited_in_the_chat(visitor):
     visitor.ask("Second")
     visitor.wait("Second", "#chat")
     visitor.done()
-    # One for each message of somebody: the last is of the second question, and before it of the first.
+    # One for each question; they come with the answer, and a click before it is whole is lost.
     buttons = visitor.page.locator('#chat button[aria-label="Edit"], #chat button[title="Edit"]')
-    second = buttons.count() - 1
-    buttons.nth(second).wait_for()
-    buttons.nth(second - 1).click()
+    visitor.wait_until(lambda: buttons.count() == 2)
+    buttons.first.click()
     area = visitor.page.locator("#chat textarea.edit-textarea")
     assert area.input_value() == "First &lt;b&gt;&amp;amp;"
     area.fill("Third &lt;i&gt; <u>")
