@@ -20,7 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from beholder.core.records import RunRecord
-from beholder.laboratory.budget import BUDGETS, Budget
+from beholder.laboratory.budget import BUDGETS, LABORATORY_RATE, Budget, align_recipe, tune_recipe
+from beholder.laboratory.experiment import finished, materials, score_run, write_start
+from beholder.laboratory.subjects import SUBJECTS
 from beholder.laboratory.summary import by_rate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,11 +33,7 @@ ONE = "one stage"
 
 
 def run(out: Path, budget: Budget, seeds: Sequence[int], records: Path) -> None:
-    """Every run that has no record yet."""
-    from beholder.laboratory.budget import LABORATORY_RATE, align_recipe, tune_recipe
-    from beholder.laboratory.experiment import finished, materials, score_run, write_start
-    from beholder.laboratory.subjects import SUBJECTS
-
+    """Every run that has no record yet; records of another budget, or of other steps, are refused."""
     subject, as_long = SUBJECTS[SUBJECT], budget == BUDGETS[budget.name]
     drawn = materials(out, budget, None)
     train = drawn.train
@@ -45,6 +43,7 @@ def run(out: Path, budget: Budget, seeds: Sequence[int], records: Path) -> None:
         for rate in (None, *RATES):
             path = records / f"{'one' if rate is None else f'two-{rate:g}'}-{seed}.json"
             if path.is_file():
+                _must_be_alike(path, budget)
                 continue
             name = path.stem
             if rate is None:
@@ -60,6 +59,16 @@ def run(out: Path, budget: Budget, seeds: Sequence[int], records: Path) -> None:
             told = {"arm": ONE if rate is None else "two stages", "projector_rate": rate, "seed": seed}
             score_run(finished(last), drawn.test, home / f"{name}-worlds", budget, told).write(path)
             sys.stdout.write(f"{path}\n")
+
+
+def _must_be_alike(path: Path, budget: Budget) -> None:
+    told = RunRecord.read(path).settings
+    found = (told["budget"], told["align_steps"], told["tune_steps"])
+    if found != (wanted := (budget.name, budget.align_steps, budget.tune_steps)):
+        raise SystemExit(
+            f"{path} is of budget {found[0]} with {found[1]} and {found[2]} steps, asked for are "
+            f"{wanted[0]} with {wanted[1]} and {wanted[2]}; give another folder with --records"
+        )
 
 
 def plot(records: Path, to: Path) -> None:

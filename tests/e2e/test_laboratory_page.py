@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,11 @@ TINY = BUDGETS["tiny"]
 @pytest.mark.slow
 def test_the_stages_are_run_and_drawn_and_told(tmp_path: Path) -> None:
     lab, records, pictures = tmp_path / "lab", tmp_path / "stages", tmp_path / "pictures"
+    alone = run_laboratory(lab, TINY, [0], ["mlp"])
+    assert set(alone[-1].values) == {"mlp"}
     found = run_laboratory(lab, TINY, [0], ["mlp", "experts"])
+    assert set(found[-1].values) == {"mlp", "experts"}, "who is compared was timed together"
+    assert found[-1].samples == TINY.tests
     draw_stages.run(lab, TINY, [0], records)
     home = lab / f"stages-{TINY.tune_steps}-0"
     arms = {path.stem for path in records.iterdir()}
@@ -27,14 +32,16 @@ def test_the_stages_are_run_and_drawn_and_told(tmp_path: Path) -> None:
     last = next(record for record in found if record.settings.get("step") == TINY.tune_steps)
     same = RunRecord.read(records / f"two-{LABORATORY_RATE:g}-0.json")
     assert (same.weights, same.values["overall"]) == (last.weights, last.values["overall"])
-    alone = RunRecord.read(records / "one-0.json")
-    assert alone.weights != same.weights
+    assert RunRecord.read(records / "one-0.json").weights != same.weights
     recipe = (home / "one-0" / "recipe.json").read_text()
     assert f'"steps": {TINY.align_steps + TINY.tune_steps}' in recipe
 
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     draw_stages.run(lab, TINY, [0], records)
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+
+    with pytest.raises(SystemExit, match="with 1 and 2 steps, asked for are tiny with 1 and 4"):
+        draw_stages.run(lab, replace(TINY, tune_steps=4), [0], records)
 
     pictures.mkdir()
     draw_stages.plot(records, pictures / "stages.svg")

@@ -133,6 +133,12 @@ def test_the_whole_runs_and_a_second_call_changes_nothing(tmp_path: Path) -> Non
         raw_tower, warm = tower_weights(kind / "blank"), tower_weights(kind / "warm" / "model")
         assert any(not torch.equal(raw_tower[key], warm[key]) for key in warm)
         assert all(torch.equal(begun[key], warm[key]) for key in warm)
+        read = {
+            stage: [Path(source["rows"]).name for source in json.loads(recipe.read_text())["data"]]
+            for stage in ("align", "tune")
+            if (recipe := tmp_path / f"{name}-0" / stage / "recipe.json").is_file()
+        }
+        assert read == {"align": ["captions.json"], "tune": ["rows.json", "captions.json"]}
     with Image.open(next((tmp_path / "test" / "square" / "images").iterdir())) as picture:
         assert picture.size == (SQUARE, SQUARE)
 

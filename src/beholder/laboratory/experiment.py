@@ -29,7 +29,7 @@ from beholder.evaluation.tasks import find_task
 from beholder.families import identify_folder
 from beholder.laboratory.budget import Budget, align_recipe, language_recipe, tower_recipe, tune_recipe
 from beholder.laboratory.materials import ROWS, prepare
-from beholder.laboratory.measuring import PICTURES, Cost, cost_of, slots_of, speeds_of
+from beholder.laboratory.measuring import TIMED, Cost, cost_of, slots_of, speeds_of
 from beholder.laboratory.subjects import SUBJECTS, Subject, read_language, write_subject
 from beholder.laboratory.summary import SPEED
 from beholder.mini.dataset import Plan
@@ -201,7 +201,7 @@ def measure_speeds(
         measure=MEASURE,
         values=speeds_of(folders, drawn.test),
         settings={"budget": budget.name, "seed": seed, "threads": torch.get_num_threads()},
-        samples=PICTURES,
+        samples=min(TIMED, budget.tests),
         seconds=time.monotonic() - start,
     )
     record.write(path)

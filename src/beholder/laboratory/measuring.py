@@ -23,7 +23,7 @@ from beholder.training.sources import sources_of
 from beholder.training.stages import Recipe, freeze
 
 PASSES = 4  # whose mean stands for all
-PICTURES = 16
+TIMED = 16  # pictures, or all where there are fewer
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def slots_of(folder: Path) -> int:
     return processor.slots_per_picture
 
 
-def speeds_of(folders: Mapping[str, Path], test: Path, pictures: int = PICTURES) -> dict[str, float]:
+def speeds_of(folders: Mapping[str, Path], test: Path, pictures: int = TIMED) -> dict[str, float]:
     """Median milliseconds to an answer's first token, by the names of `folders`.
 
     All models take turns at each picture, so what else the machine does strikes all alike. Nothing is kept
