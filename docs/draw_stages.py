@@ -5,9 +5,9 @@
 
 `run` trains and scores what is missing and leaves a record of each run; what is done is left as it is, so a
 stopped call can be given again. The two-stage runs first train what is between tower and language model
-alone, at each of the learning rates; the one-stage run trains everything from the start for as many steps as
-both stages have. Without --tune-steps the last stage is as long as the laboratory's, and its run at its own
-rate is taken if it is there.
+alone, at each of the learning rates; the one-stage run trains everything from the start, on as many rows as
+both stages have. The laboratory's own runs are taken where they are the same: its first stage, and, without
+--tune-steps, its second.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def run(out: Path, budget: Budget, seeds: Sequence[int], records: Path) -> None:
                 continue
             name = path.stem
             if rate is None:
-                steps = budget.align_steps + budget.tune_steps
+                steps = budget.tune_steps + budget.align_rows // budget.batch
                 last = tune_recipe(start, home / name, train, budget, seed, steps=steps)
             else:
                 lab = out / f"{SUBJECT}-{seed}"
                 align, tune = home / f"{name}-align", home / name
-                if rate == LABORATORY_RATE and as_long:
-                    align, tune = lab / "align", lab / "tune"
+                if rate == LABORATORY_RATE:
+                    align, tune = lab / "align", lab / "tune" if as_long else tune
                 first = align_recipe(subject, start, align, train, budget, seed, rate)
                 last = tune_recipe(finished(first), tune, train, budget, seed)
             told = {"arm": ONE if rate is None else "two stages", "projector_rate": rate, "seed": seed}
@@ -93,7 +93,7 @@ def plot(records: Path, to: Path) -> None:
     axes.errorbar(rates, middles, yerr=ends, marker="o", capsize=3, label="two stages")
     if alone := values.get(None):
         axes.axhspan(min(alone), max(alone), alpha=0.2, color="tab:orange")
-        axes.axhline(statistics.fmean(alone), color="tab:orange", label="one stage, as many steps")
+        axes.axhline(statistics.fmean(alone), color="tab:orange", label="one stage, as many rows")
     axes.set_xscale("log")
     axes.set_xlabel("learning rate of the projector in the first stage")
     axes.set_ylabel("right answers on unseen scenes, %")

@@ -120,8 +120,8 @@ def provenance(records: Sequence[RunRecord]) -> str:
     return (
         f"Seeds {', '.join(map(str, seeds))}. The language model had {told['language_steps']:,} steps of "
         f"reading texts, a tower {told['tower_steps']:,} of its warm-up with {told['sheets']:,} sheets, "
-        f"each subject {told['align_steps']:,} of the first stage, {told['tune_steps']:,} of the second, "
-        f"{told['batch']} rows a step, of {told['scenes']:,} scenes; scored on "
+        f"each subject {told['align_steps']:,} of the first stage with {told['batch'] // 4} rows each, "
+        f"{told['tune_steps']:,} of the second with {told['batch']}, of {told['scenes']:,} scenes; scored on "
         f"{told['test_scenes']:,} others, {first.samples:,} "
         f"questions, times with {' or '.join(map(str, sorted(threads)))} thread(s). "
         f"Measured at {first.code} on {first.machine} with torch {first.packages['torch']}."
@@ -129,7 +129,7 @@ def provenance(records: Sequence[RunRecord]) -> str:
 
 
 def stages(records: Sequence[RunRecord], pictures: Path) -> str:
-    """Two stages at each rate of the projector, and one stage, of as many steps."""
+    """Two stages at each rate of the projector, and one stage, of as many rows."""
     if not records:
         return NONE_OF_STAGES
     values, told = by_rate(records), records[0].settings

@@ -34,7 +34,7 @@ def test_the_stages_are_run_and_drawn_and_told(tmp_path: Path) -> None:
     assert (same.weights, same.values["overall"]) == (last.weights, last.values["overall"])
     assert RunRecord.read(records / "one-0.json").weights != same.weights
     recipe = (home / "one-0" / "recipe.json").read_text()
-    assert f'"steps": {TINY.align_steps + TINY.tune_steps}' in recipe
+    assert f'"steps": {TINY.tune_steps + TINY.align_rows // TINY.batch}' in recipe
 
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     draw_stages.run(lab, TINY, [0], records)

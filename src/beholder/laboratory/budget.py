@@ -52,6 +52,16 @@ class Budget:
         part = self.tune_steps // self.marks
         return [part * number for number in range(1, self.marks + 1)]
 
+    @property
+    def early_batch(self) -> int:
+        """Rows of a batch before the last stage."""
+        return self.batch // 4
+
+    @property
+    def align_rows(self) -> int:
+        """Rows that the first stage sees."""
+        return self.align_steps * self.early_batch
+
 
 BUDGETS = {
     budget.name: budget
@@ -77,7 +87,7 @@ def language_recipe(start: Path, out: Path, data: Path, budget: Budget, seed: in
     return _recipe(
         start, out, budget, seed, "language", rows, LANGUAGE, steps=budget.language_steps,
         learning_rate=2e-3, template="base", grouping="length", too_long="cut",
-        **_batch(budget.batch // 4),
+        **_batch(budget.early_batch),
     )  # fmt: skip
 
 
@@ -90,7 +100,7 @@ def tower_recipe(start: Path, out: Path, data: Path, sheets: Path, budget: Budge
     crowded = {"rows": sheets / PICTURES, "pictures": sheets, "parts": PARTS}
     return _recipe(
         start, out, budget, seed, "tower", [crowded, rows, rows | {"parts": 1}], ("model.vision_tower",),
-        steps=budget.tower_steps, objective="patches", learning_rate=2e-3, **_batch(budget.batch // 4),
+        steps=budget.tower_steps, objective="patches", learning_rate=2e-3, **_batch(budget.early_batch),
     )  # fmt: skip
 
 
@@ -107,7 +117,7 @@ def align_recipe(
     rows = [{"rows": data / CAPTIONS, "pictures": data}]
     return _recipe(
         start, out, budget, seed, "align", rows, subject.projector, steps=budget.align_steps,
-        learning_rate=rate, grouping="length", packing=True, **_batch(budget.batch // 4),
+        learning_rate=rate, grouping="length", packing=True, **_batch(budget.early_batch),
     )  # fmt: skip
 
 
