@@ -1,6 +1,6 @@
 """Training beside TRL's SFTTrainer: samples a second, peak memory, and how long a step waits for its data.
 
-    BEHOLDER_TRL_PYTHON=PYTHON python benchmarks/training_speed.py [--model mini|llava-1.1b] [--rows 96]
+    BEHOLDER_TRL_PYTHON=PYTHON python benchmarks/training_speed.py [--model mini|llava-1.1b]
 
 Same weights, same rows, same batch, same trained parameters, AdamW and precision; each epoch in a process of
 its own, which alternate. The rows are mixed: half have a picture (a JPEG of 640 x 480), answers are of very
@@ -251,7 +251,7 @@ def main() -> None:
         },
         seconds=round(time.perf_counter() - begun, 1),
     )  # fmt: skip
-    record.write(options.out or HERE / "results" / f"training-speed-{options.model}-{date.today()}.json")
+    record.write(options.out or HERE / "results" / f"training-{record.subject}-{date.today()}.json")
     for name, value in values.items():
         sys.stdout.write(f"{name:28} {value:.3f}\n")
 

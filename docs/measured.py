@@ -140,7 +140,7 @@ def narrowed(name: str, called: str) -> tuple[str, str, str]:
 def trained(model: str, called: str) -> tuple[str, Rows]:
     """Training beside TRL."""
     return (
-        f"training_speed.py --model {model} --rows {{rows}}",
+        f"training_speed.py --model {model} --rows {{rows}} --batch {{batch}} --repeats {{repeats}}",
         (
             (f"{called}: samples a second; TRL's",
              "{beholder_samples_per_s:.2f}, {trl_samples_per_s:.2f}", ""),
