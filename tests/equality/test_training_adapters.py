@@ -27,6 +27,14 @@ from beholder.training.trainer import train
 # PEFT asks transformers under a name that transformers is about to give up.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 LORA: dict[str, Any] = {"rank": 2, "alpha": 4, "targets": {"model.language_model": ["q_proj", "down_proj"]}}
+# One on every part of a LLaVA: language model, projector and tower.
+EVERYWHERE = {
+    "rank": 2, "alpha": 4,
+    "targets": {
+        "model.language_model": ["q_proj"], "model.multi_modal_projector": ["all"],
+        "model.vision_tower": ["fc1"],
+    },
+}  # fmt: skip
 COGVLM = {
     "rank": 2, "alpha": 1,
     "targets": {"model.language_model": ["vision_expert.q_proj"], "model.vision_tower": ["fc1"]},
@@ -65,6 +73,7 @@ def test_an_adapter_folder_says_what_it_is_and_opens(
     assert len(story["base_sha256"]) == 64
     assert story["recipe"]["lora"]["rank"] == 2
     assert any("linear_1.weight" in name for name in story["trained_beside"])
+    assert (stage.output / "llava").exists() == (not dora)  # it has no place for DoRA's lengths
     again, _ = opened(Path(stage.model))
     before = logits(again, processor)
     adapters.load(again, final, story["base_sha256"])
@@ -143,7 +152,7 @@ def test_an_adapter_of_the_built_in_model_is_scored_as_that_is(tmp_path: Path) -
 
 
 def test_fewer_rows_than_a_batch_are_told(tmp_path: Path, llama3_tokenizer: Any) -> None:
-    with pytest.raises(ConfigError, match="8 rows are less than one batch of device_batch 9 x 1 processes"):
+    with pytest.raises(ConfigError, match="8 rows are less than one batch of 9 x 1 processes"):
         trained("llava", tmp_path, llama3_tokenizer, lora=LORA, device_batch=9, global_batch=9)
 
 
@@ -172,6 +181,20 @@ def test_an_adapter_of_visual_experts_and_tower(tmp_path: Path, llama3_tokenizer
     stage, model, processor, final = trained(
         "cogvlm", tmp_path, llama3_tokenizer, lora=COGVLM, trainable=[], gradient_checkpointing=True
     )
+    again, _ = opened(Path(stage.model))
+    adapters.load(again, final)
+    torch.testing.assert_close(logits(again, processor), logits(model, processor), rtol=0, atol=1e-6)
+    assert not (stage.output / "llava").exists()
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_of_every_part(tmp_path: Path, llama3_tokenizer: Any, dora: bool) -> None:
+    """LLaVA's layout has no place for those of projector and tower, so there is no folder in it."""
+    lora = EVERYWHERE | {"dora": dora}
+    stage, model, processor, final = trained("llava", tmp_path, llama3_tokenizer, lora=lora, trainable=[])
+    names = load_file(final / adapters.WEIGHTS)
+    for part in ("language_model", "multi_modal_projector.linear_2", "vision_tower"):
+        assert any(part in name for name in names), part
     again, _ = opened(Path(stage.model))
     adapters.load(again, final)
     torch.testing.assert_close(logits(again, processor), logits(model, processor), rtol=0, atol=1e-6)
@@ -244,9 +267,27 @@ def test_a_first_stage_begins_with_parts_and_leaves_a_projector(
     kept = torch.load(stage.output / "projector" / "mm_projector.bin", weights_only=True)
     assert sorted(kept) == [f"model.mm_projector.{n}.{p}" for n in (0, 2) for p in ("bias", "weight")]
     folder = stage.output / "projector"
+    alike = load_file(folder / "mm_projector.safetensors")
+    assert alike.keys() == kept.keys()
+    assert all(torch.equal(alike[name], kept[name]) for name in kept)
     for place in (folder, final):
         again = open_model(place, families.identify_folder(place), device="cpu", dtype=torch.float32)
         torch.testing.assert_close(logits(again, processor), logits(model, processor), rtol=0, atol=1e-6)
+
+
+def test_what_is_frozen_is_kept_in_few_bits(tmp_path: Path, llama3_tokenizer: Any) -> None:
+    """What learns stays in float32, and what was frozen is saved as it was opened."""
+    settings = {"precision": "bf16", "frozen_precision": "bf16", "trainable": ["model.multi_modal_projector"]}
+    stage, model, _, final = trained("llava", tmp_path, llama3_tokenizer, **settings)
+    kinds = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    assert all(kind == torch.float32 for name, kind in kinds.items() if "multi_modal_projector" in name)
+    assert all(kind == torch.bfloat16 for name, kind in kinds.items() if "multi_modal_projector" not in name)
+    before, after = opened(Path(stage.model))[0].state_dict(), opened(final)[0].state_dict()
+    for name, tensor in before.items():
+        is_trained = "multi_modal_projector" in name
+        assert torch.equal(after[name].bfloat16(), tensor.bfloat16()) != is_trained, name
+    with pytest.raises(ConfigError, match="frozen_precision bf16 needs precision bf16"):
+        trained("llava", tmp_path / "again", llama3_tokenizer, frozen_precision="bf16", precision="fp32")
 
 
 def test_targets_must_be_there(tmp_path: Path, llama3_tokenizer: Any) -> None:

@@ -13,9 +13,10 @@ from tests.equality.training_cases import FAMILIES, checkpoint, opened, write_ro
 from beholder.core.errors import InputError
 from beholder.core.types import Message
 from beholder.training.collate import Collator, blank_sample
-from beholder.training.data import Conversations, read_rows
+from beholder.training.data import Conversations
 from beholder.training.losses import answer_loss
 from beholder.training.packing import PackingCollator, arranged, bins
+from beholder.training.rows import read_rows
 from beholder.training.sharing import bundles
 
 

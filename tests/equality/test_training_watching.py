@@ -13,7 +13,7 @@ from tests.equality.training_cases import checkpoint, recipe, write_rows
 from beholder.core.errors import ConfigError, InputError
 from beholder.training.journal import draw_losses
 from beholder.training.run import open_start, run
-from beholder.training.settings import zero
+from beholder.training.settings import reporters, zero
 from beholder.training.trainer import train
 
 
@@ -40,11 +40,12 @@ def test_a_picture_that_is_gone_is_one_sentence(tmp_path: Path, llama3_tokenizer
 
 
 def test_samples_log_and_plot(tmp_path: Path, llama3_tokenizer: Any) -> None:
-    pytest.importorskip("matplotlib")
     folder = checkpoint("cogvlm", tmp_path, llama3_tokenizer)
     write_rows(tmp_path)
     stage = recipe("cogvlm", folder, tmp_path / "out", sample_every=1, samples=1)
     run(stage)
+    (events,) = stage.output.rglob("events.out.tfevents.*")  # TensorBoard's, whatever report_to says
+    assert b"train/loss" in events.read_bytes()
     told = [json.loads(line) for line in (stage.output / "samples.jsonl").read_text().splitlines()]
     assert [one["step"] for one in told] == [1, 2]
     assert told[0]["row"] == "row 0"
@@ -53,6 +54,14 @@ def test_samples_log_and_plot(tmp_path: Path, llama3_tokenizer: Any) -> None:
     assert all(record["tokens_per_second"] > 0 and record["memory_gib"] > 0 for record in records)
     assert (stage.output / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert draw_losses(tmp_path) is None
+
+
+def test_reporters_are_asked_for_beside_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = recipe("llava", tmp_path, tmp_path, report_to=("wandb",))
+    with pytest.raises(ConfigError, match="report_to asks for wandb, which is not installed"):
+        reporters(stage)
+    monkeypatch.setattr("beholder.training.settings.find_spec", lambda name: name)
+    assert reporters(stage) == ["tensorboard", "wandb"]
 
 
 def test_zero_is_llavas_configuration(tmp_path: Path) -> None:

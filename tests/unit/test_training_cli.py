@@ -50,8 +50,12 @@ def test_check_exits_with_3_where_a_row_cannot_be_trained(
 def test_dry_run(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(written), "--dry-run", "--processes", "2"]) == 0
     told = capsys.readouterr().out
-    assert "trains" in told
-    assert "memory of each of 2 processes" in told
+    recipe, plan = told[told.index("\nname:") : told.index("\ntrains ")], told[told.index("\ntrains ") :]
+    assert yaml.safe_load(recipe) == read_recipe(str(written)).model_dump(mode="json")
+    lines = plan.split("\n")
+    assert "each step: 2 rows at once x 1 passes x 2 processes = 4 rows" in lines
+    assert "memory of each of 2 processes" in plan
+    assert "for each process on it" in plan
     assert not (written.parent / "out" / "recipe.json").exists()
 
 
@@ -62,7 +66,7 @@ def test_a_dry_run_names_what_was_chosen(written: Path, capsys: pytest.CaptureFi
     assert recipe.endswith(f"to {written.parent / 'out'}")
     assert "learning_rate=0.5," in chosen
     assert "data.0.weight=2.0," in chosen
-    assert "beta1" not in told
+    assert "beta1" not in chosen
 
 
 def test_of_a_packaged_recipe_what_was_changed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +77,36 @@ def test_of_a_packaged_recipe_what_was_changed(capsys: pytest.CaptureFixture[str
     assert "set:" not in capsys.readouterr().out
 
 
-def test_the_whole_recipe(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", str(written), "--dry-run", "--verbose"]) == 0
+def test_the_whole_recipe_is_told_before_a_run(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(written), "--verbose"]) == 0
     told = capsys.readouterr().out
-    assert json.loads(told[: told.index("\ntrains ")])["beta1"] == read_recipe(str(written)).beta1
+    shown = told[told.index("\nname:") : told.index("\ntrains ")]
+    assert yaml.safe_load(shown) == read_recipe(str(written)).model_dump(mode="json")
+
+
+def test_a_plan_for_more_processes_than_the_batch_has_rows(
+    written: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(written), "--dry-run", "--processes", "8"]) == 2
+    assert "not a multiple of 1 rows at once x 8 processes" in capsys.readouterr().err
+
+
+def test_a_run_stops_at_what_was_found(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = json.loads((written.parent / "rows.json").read_text())
+    rows[1]["image"] = "gone.png"
+    (written.parent / "rows.json").write_text(json.dumps(rows))
+    assert main(["data", "check", str(written)]) == 3
+    assert "missing file: 1: " in capsys.readouterr().out
+    assert main(["train", str(written)]) == 1
+    assert "found rows that a run stops at (missing file: 1; " in capsys.readouterr().err
+
+
+def test_check_reads_lengths_as_a_run_does(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a recipe cuts or leaves out is told and no fault."""
+    longest = ["max_length=140"]
+    assert main(["data", "check", str(written), *longest]) == 3
+    assert "too long" in capsys.readouterr().out
+    for rule in ("cut", "drop"):
+        told_as = {"cut": "longer, and cut", "drop": "longer, and left out"}[rule]
+        main(["data", "check", str(written), *longest, f"too_long={rule}"])
+        assert told_as in capsys.readouterr().out

@@ -12,7 +12,9 @@ from PIL import Image
 from beholder.core.errors import InputError
 from beholder.core.types import Message
 from beholder.training.checking import check, confirm_manifest, show, write_manifest
-from beholder.training.data import Conversations, mask_of, read_rows, row_messages, row_pictures, row_texts
+from beholder.training.collate import Collator
+from beholder.training.data import Conversations, mask_of, row_messages, row_pictures, row_texts
+from beholder.training.rows import read_rows
 from beholder.training.sources import folder_rows, weighted
 from beholder.training.stages import Source
 
@@ -66,8 +68,10 @@ def test_weights_repeat_rows_and_choose_the_rest_alike_each_time() -> None:
     mixed = weighted(rows, 2.3, seed=4)
     assert len(mixed) == 23
     assert mixed[:20] == rows * 2
-    assert weighted(rows, 2.3, seed=4) == mixed
-    assert weighted(rows, 2.3, seed=5) != mixed
+    assert mixed[21] == [*mixed][21]
+    assert [*weighted(rows, 2.3, seed=4)] == [*mixed]
+    assert [*weighted(rows, 2.3, seed=5)] != [*mixed]
+    assert weighted(rows, 1.0, seed=0) is rows
     with pytest.raises(InputError, match="leaves none"):
         weighted(rows, 0.01, seed=0)
 
@@ -104,17 +108,41 @@ def test_what_is_wrong_with_rows_is_found(tmp_path: Path) -> None:
         talk("What?", "Red.", image="a.png", id="no mark"),
         talk("What?", "", id="silent"),
         talk("What?", "word " * 50, id="long"),
+        talk("<image>\nWhat?", "<image> Red.", image=["a.png", "a.png"], id="answered"),
+        {
+            "id": "begins",
+            "conversations": [{"from": "gpt", "value": "Hi."}, *good["conversations"]],
+            "image": "a.png",
+        },
     ]
-    report = check([(rows, tmp_path)], Words(), longest=40)
+    report = check([(rows, tmp_path)], Words(), Collator(0, max_length=40))
     assert {kind: len(places) for kind, places in report.problems.items()} == {
         "repeated row": 1, "repeated picture": 2, "wrong extension": 1, "dead file": 1, "missing file": 1,
-        "wrong row": 1, "nothing trained": 1, "too long": 1,
+        "wrong row": 1, "nothing trained": 1, "too long": 1, "picture in an answer": 1,
+        "begins with an answer, which is left out": 1,
     }  # fmt: skip
-    assert (report.rows, report.pictures) == (9, 3)
+    assert (report.rows, report.pictures) == (11, 3)
     assert "no mark" in report.problems["wrong row"][0]
     assert not report.holds
     assert check([([good], tmp_path)], Words()).holds
-    assert "9 rows, 3 pictures" in report.told()
+    assert "11 rows, 3 pictures" in report.told()
+
+
+def test_a_picture_in_an_answer_is_looked_for_behind_a_system_message(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
+    row = talk("<image>\nWhat?", "Red.", image="a.png")
+    row["conversations"] = [{"from": "system", "value": "Be short."}, *row["conversations"]]
+    assert not check([([row], tmp_path)], Words()).problems
+
+
+def test_what_a_run_cuts_or_leaves_out_is_no_fault() -> None:
+    rows = [talk("What?", "word " * 50, id="long")]
+    for rule, told in (("cut", "longer, and cut"), ("drop", "longer, and left out")):
+        report = check([(rows, Path())], Words(), Collator(0, max_length=40, too_long=rule))  # type: ignore[arg-type]
+        assert (dict(report.problems), report.holds) == ({told: ["long has 51 tokens"]}, True)
+    report = check([(rows, Path())], Words(), Collator(0, max_length=1, too_long="cut"))
+    assert not report.holds
+    assert "no trained token" in report.problems["too long"][0]
 
 
 def test_a_run_reads_the_manifest(tmp_path: Path) -> None:

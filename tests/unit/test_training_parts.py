@@ -13,9 +13,11 @@ from torch import nn
 
 from beholder.core.errors import ConfigError, InputError, MissingExtraError
 from beholder.training.collate import Collator
-from beholder.training.data import read_rows, row_messages
+from beholder.training.data import row_messages
 from beholder.training.easing import is_plain, rows_of, with_short_answers
-from beholder.training.optimizer import MuonAndAdamW, build_optimizer, learning_rate_of
+from beholder.training.journal import clock
+from beholder.training.optimizer import MuonAndAdamW, build_optimizer
+from beholder.training.rows import read_rows
 from beholder.training.run import open_start
 from beholder.training.sampler import LengthGroupedSampler, PictureGroupedSampler
 from beholder.training.stages import Recipe, Source, freeze, read_recipe, recipe_names
@@ -74,9 +76,14 @@ def test_an_unknown_recipe_lists_the_known() -> None:
 
 
 def test_the_global_batch_is_kept_on_more_processes() -> None:
-    assert (recipe().accumulation(1), recipe().accumulation(2)) == (2, 1)
-    with pytest.raises(ConfigError, match="not a multiple"):
+    def shared(processes: int) -> tuple[int, int]:
+        return recipe().rows_at_once(processes), recipe().accumulation(processes)
+
+    assert [shared(processes) for processes in (1, 2, 4, 8)] == [(4, 2), (4, 1), (2, 1), (1, 1)]
+    with pytest.raises(ConfigError, match="8 is not a multiple of 2 rows at once x 3 processes"):
         recipe().accumulation(3)
+    with pytest.raises(ConfigError, match="8 is not a multiple of 1 rows at once x 16 processes"):
+        recipe().accumulation(16)
 
 
 def test_freezing_trains_the_prefixes_only() -> None:
@@ -93,11 +100,19 @@ def test_a_prefix_without_parameters_is_an_error(changes: dict[str, Any]) -> Non
 
 def test_the_longest_prefix_sets_the_rate() -> None:
     rates = recipe(learning_rates={"body": 2e-3, "body.weight": 3e-3})
-    assert [learning_rate_of(name, rates) for name in ("body.weight", "body.bias", "head.bias")] == [
-        3e-3,
-        2e-3,
-        1e-3,
-    ]
+    model = network()
+    groups = build_optimizer(model, rates).param_groups
+    rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert {name: rate_of[id(parameter)] for name, parameter in model.named_parameters()} == {
+        "body.weight": 3e-3, "body.bias": 2e-3, "head.weight": 1e-3, "head.bias": 1e-3, "embed.weight": 1e-3,
+    }  # fmt: skip
+
+
+def test_prefixes_of_one_rate_are_groups_of_their_own() -> None:
+    """So that the rate of one can be changed, or told, without the other's."""
+    alike = recipe(learning_rates={"body": 1e-3, "head": 1e-3})
+    assert len(build_optimizer(network(), alike).param_groups) == 3
+    assert len(build_optimizer(network(), recipe()).param_groups) == 1
 
 
 def test_muon_gets_inner_matrices_and_adamw_the_rest() -> None:
@@ -143,16 +158,45 @@ def write_rows(folder: Path, rows: Any, name: str = "rows.json") -> Path:
 
 def test_rows_are_read_from_json_and_jsonl(tmp_path: Path) -> None:
     rows = [{"id": 1, "conversations": []}, {"id": 2, "conversations": []}]
-    assert (
-        read_rows(write_rows(tmp_path, rows)) == read_rows(write_rows(tmp_path, rows, "rows.jsonl")) == rows
-    )
+    for name in ("rows.json", "rows.jsonl"):
+        read = read_rows(write_rows(tmp_path, rows, name))
+        assert [*read] == [read[at] for at in range(len(read))] == read[:] == rows
 
 
-@pytest.mark.parametrize("content", ['{"id": 1}', "[1]", "[{}]", "no json"])
-def test_what_are_no_rows_is_said(tmp_path: Path, content: str) -> None:
-    (tmp_path / "rows.json").write_text(content)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_each_row_is_read_from_its_place(
+    tmp_path: Path, indent: int | None, ascii_only: bool, mark: str
+) -> None:
+    """Whatever the letters and blanks before it; and a file that has changed meanwhile is told."""
+    rows = [{"id": n, "conversations": [], "said": "ä中\U0001f600 ]},{[" * n} for n in range(5)]
+    told = json.dumps(rows, indent=indent, ensure_ascii=ascii_only)
+    (tmp_path / "rows.json").write_text(f"{mark}\n {told} \n", encoding="utf-8")
+    read = read_rows(tmp_path / "rows.json")
+    assert (read[3], read[-1], read[1:3], [*read]) == (rows[3], rows[4], rows[1:3], rows)
+    with pytest.raises(IndexError):
+        read[5]
+    lines = "\n\n".join(json.dumps(row, ensure_ascii=ascii_only) for row in rows)
+    (tmp_path / "rows.jsonl").write_text(f"{mark}{lines}\r\n", encoding="utf-8")
+    assert [*read_rows(tmp_path / "rows.jsonl")] == rows
+    with (tmp_path / "rows.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(InputError, match="has changed since it was opened"):
+        read[0]
+
+
+@pytest.mark.parametrize(
+    "content", ['{"id": 1}', "[1]", "[{}]", "no json", "", '[{"conversations": []} {}]', "[[]] x", "\xff"]
+)
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_what_are_no_rows_is_said(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, encoding="latin-1")
+    if name == "rows.jsonl" and not content:
+        assert len(read_rows(tmp_path / name)) == 0
+        return
     with pytest.raises(InputError, match=r"rows\.json"):
-        read_rows(tmp_path / "rows.json")
+        read_rows(tmp_path / name)
 
 
 def talk(*values: str, image: Any = None) -> dict[str, Any]:
@@ -174,12 +218,39 @@ def test_the_marker_becomes_the_picture_and_its_newline_goes(tmp_path: Path) -> 
         (talk("<image>\nWhat?", "Red."), "more <image> marks than pictures"),
         (talk("What?", "Red.", image="a.png"), "have no <image> mark"),
         ({"conversations": [{"from": "bot", "value": "x"}]}, "unknown speaker 'bot'"),
+        (
+            {"conversations": [{"from": "human", "value": "x"}] * 2},
+            "turn 2 is the user's where the assistant's is due",
+        ),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "turn 1 is the assistant's where the user's"),
     ],
 )
 def test_rows_whose_marks_and_pictures_disagree(tmp_path: Path, row: dict[str, Any], said: str) -> None:
     Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
     with pytest.raises(InputError, match=said):
         row_messages(row, tmp_path)
+
+
+def test_an_answer_before_the_first_question_is_left_out(tmp_path: Path) -> None:
+    """As the original does with rows of ShareGPT; a second one it refuses."""
+    turns = [{"from": who, "value": who} for who in ("gpt", "human", "gpt")]
+    said = row_messages({"id": "r", "conversations": turns}, tmp_path)
+    assert [message.role for message in said] == ["user", "assistant"]
+    with pytest.raises(InputError, match="row r: turn 1 is the assistant's"):
+        row_messages({"id": "r", "conversations": [turns[0], *turns]}, tmp_path)
+
+
+def test_a_cut_that_leaves_nothing_to_train_is_shown() -> None:
+    sample = {"input_ids": [5, 6, 7], "labels": [-100, -100, 7], "pixel_values": None}
+    with pytest.raises(InputError, match=r"has 3 tokens and max_length is 2; .* no trained token: 5 6; "):
+        Collator(padding_id=9, max_length=2, too_long="cut")([sample])
+    kept = Collator(padding_id=9, max_length=2, too_long="cut")([sample | {"labels": [-100, 6, 7]}])
+    assert kept["labels"].tolist() == [[-100, 6]]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.4, "00:00:00"), (59.6, "00:01:00"), (176709, "49:05:09")])
+def test_time_left_goes_on_after_a_day(seconds: float, told: str) -> None:
+    assert clock(seconds) == told
 
 
 def test_collation_pads_right_and_trains_nothing_there() -> None:

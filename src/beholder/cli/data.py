@@ -117,12 +117,14 @@ def check(
 ) -> None:
     """Decode every picture and read every row of a recipe; exits with 3 if a row cannot be trained on."""
     from beholder.training.checking import MANIFEST, check, write_manifest
+    from beholder.training.feeding import limits_for
     from beholder.training.sources import sources_of
     from beholder.training.stages import read_recipe
 
     resolved = read_recipe(recipe, overrides or [])
     sources = sources_of(resolved)
-    report = check(sources, _processor(resolved) if tokens else None, resolved.max_length)
+    processor = _processor(resolved) if tokens else None
+    report = check(sources, processor, limits_for(resolved, processor) if processor else None)
     print(report.told())
     resolved.output.mkdir(parents=True, exist_ok=True)
     write_manifest(sources, report, resolved.output / MANIFEST)
@@ -138,18 +140,19 @@ def show(
     """Print a row's tokens as they are trained: trained ones stand in brackets."""
     from beholder.core.errors import InputError
     from beholder.training.checking import show
-    from beholder.training.data import row_name
+    from beholder.training.data import Conversations, row_name
     from beholder.training.sources import sources_of
     from beholder.training.stages import read_recipe
 
     resolved = read_recipe(recipe, overrides or [])
-    rows = [(one, folder) for source, folder in sources_of(resolved) for one in source]
-    found = next((pair for pair in rows if row_name(pair[0]) == row), None)
+    processor = _processor(resolved)
+    rows = Conversations(sources_of(resolved), processor)
+    found = next((pair for pair in rows.rows() if row_name(pair[0]) == row), None)
     if found is None and row.isdigit() and int(row) < len(rows):
-        found = rows[int(row)]
+        found = rows.row(int(row))
     if found is None:
         raise InputError(f"there is no row {row!r}; the recipe has {len(rows)} rows, numbered from 0")
-    print(show(*found, _processor(resolved)))
+    print(show(*found, processor))
 
 
 def _processor(recipe: Any) -> Any:

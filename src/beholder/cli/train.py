@@ -23,10 +23,10 @@ def train(
         list[str] | None, Argument(help="Settings to change, as key=value; dots reach inside.")
     ] = None,
     dry_run: Annotated[
-        bool, Option("--dry-run", help="Print what the recipe sets, what it trains and takes; stop.")
+        bool, Option("--dry-run", help="Print the whole recipe, what it trains and what it takes; stop.")
     ] = False,
     verbose: Annotated[
-        bool, Option("--verbose", help="Print the whole recipe, not only what differs.")
+        bool, Option("--verbose", help="Print the whole recipe before it runs, not only what differs.")
     ] = False,
     accept_changes: Annotated[
         bool, Option("--accept-changes", help="Go on with a run whose recipe has changed since it began.")
@@ -44,7 +44,8 @@ def train(
     from beholder.training.processes import rank
     from beholder.training.run import open_start, plan, planned_model, rows_known, run
 
-    shown = resolved.model_dump_json(indent=1) if verbose else summary(recipe, resolved)
+    told = summary(recipe, resolved)
+    shown = f"{told}\n{whole(resolved)}" if verbose or dry_run else told
     if dry_run:
         print(f"{shown}\n{plan(resolved, planned_model(resolved), rows_known(resolved), processes)}")
         return
@@ -56,6 +57,15 @@ def train(
         trained = run(resolved, start, accept_changes=accept_changes)
     if rank() == 0:
         print(trained)
+
+
+def whole(resolved: Recipe) -> str:
+    """Every setting, as a recipe that can be read again."""
+    import yaml
+
+    settings = resolved.model_dump(mode="json")
+    told = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    return told.rstrip()
 
 
 def summary(given: str, resolved: Recipe) -> str:

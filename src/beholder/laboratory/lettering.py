@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from beholder.families.qh360vl.templates import PICTURE_TOKEN
 from beholder.mini.tokenizer import SPECIALS
 from beholder.training.blank import spoken
-from beholder.training.data import read_rows
+from beholder.training.rows import read_rows
 
 VOCABULARY = 1536
 BLANK = "\u2581"

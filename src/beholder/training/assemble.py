@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -53,15 +54,23 @@ def write_start(start: Start, folder: Path, seed: int) -> None:
         key: own[key] for key in config.keys() & own.keys() if key not in ("model_type", "architectures")
     }
     config["mm_vision_tower"] = tower = _place(start.vision_tower)
-    folder.mkdir(parents=True, exist_ok=True)
     if "mm_projector_type" not in config:
         raise ConfigError(f"{family.title} is not put together from a language model and a tower")
-    if family.name in ("llava", "internvl_chat"):
-        _write_llava(family, config, folder, language, seed)
-    else:
-        _write_whole(family, config, folder, language, seed)
+    # Under its own name it is whole: a run that finds it takes it as it is.
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    write = _write_llava if family.name in ("llava", "internvl_chat") else _write_whole
+    write(family, config, part, language, seed)
     told = {"language_model": str(_place(start.language_model)), "vision_tower": str(tower), "seed": seed}
-    (folder / STORY).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+    (part / STORY).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+    try:
+        part.rename(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} is there and is no model, so the first stage's cannot be written: {error}; remove it, "
+            "or give another model"
+        ) from error
 
 
 def _place(name: str) -> str:

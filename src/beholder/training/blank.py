@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer
@@ -20,16 +21,17 @@ from beholder.families.qh360vl.processing import QH360VLProcessor
 from beholder.families.qh360vl.templates import PICTURE_TOKEN
 from beholder.families.qh360vl.views import QH360VLImageProcessor
 from beholder.mini import tokenizer as mini_tokenizer
-from beholder.training.data import MARKER, read_rows
+from beholder.training.data import MARKER
+from beholder.training.rows import read_rows
 
 SIDE, PATCH, TOWER, WIDTH, QUERIES = 96, 12, 192, 256, 64
 LETTERING = re.compile(r"[\"“「『][^\"”」』]*[\"”」』]")
 
 
-def spoken(rows: list[dict[str, object]]) -> Iterator[str]:
+def spoken(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """All turns without the lettering read from pictures: to be spelled, it must not become tokens."""
     for row in rows:
-        for turn in row["conversations"]:  # type: ignore[attr-defined]
+        for turn in row["conversations"]:
             text = turn["value"].replace(MARKER + "\n", "")
             if turn["from"] == "human" or text[-1] in ".。]":
                 yield LETTERING.sub('""', text)

@@ -9,7 +9,8 @@ from typing import Any, cast
 from torch import Tensor
 
 from beholder.training.collate import Collator
-from beholder.training.data import ROW, TrainingProcessor, read_rows, row_messages
+from beholder.training.data import ROW, TrainingProcessor, row_messages
+from beholder.training.rows import read_rows
 
 
 class CalibrationRows(Sequence[dict[str, Any]]):

@@ -1,6 +1,7 @@
 """What is wrong with a recipe's data, row by row, before a run finds out; and how one row is trained.
 
-Nothing is mended here: a report lists what was found, and a manifest notes which rows and files it holds for.
+Nothing is mended here: a report lists what was found, and a manifest, which a run reads, notes which rows it
+holds for.
 """
 
 from __future__ import annotations
@@ -17,22 +18,29 @@ from PIL import Image, UnidentifiedImageError
 
 from beholder.core.errors import InputError
 from beholder.processing.labels import IGNORED
+from beholder.training.collate import Collator
 from beholder.training.data import (
     MARKER,
+    ROW,
+    answers_nothing,
     mask_of,
     open_below,
     row_messages,
     row_name,
     row_pictures,
-    row_texts,
 )
 
 MANIFEST = "data-manifest.json"
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF"}
 BUCKET = 256
 SHOWN = 5
+# What is told of data that can be trained on as it is.
+HARMLESS = (
+    "repeated row", "repeated picture", "wrong extension", "begins with an answer, which is left out",
+    "longer, and cut", "longer, and left out",
+)  # fmt: skip
 
-Rows = tuple[list[dict[str, Any]], Path]
+Rows = tuple[Sequence[dict[str, Any]], Path]
 
 
 @dataclass
@@ -46,8 +54,13 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Whether every row can be trained on; repeated pictures and rows are told and no fault."""
-        return not any(kind for kind in self.problems if kind not in ("repeated row", "repeated picture"))
+        """Whether every row can be trained on as the recipe says; what is `HARMLESS` is told all the same."""
+        return not self.faults
+
+    @property
+    def faults(self) -> list[str]:
+        """The kinds of problems that a run would stop at."""
+        return [kind for kind in self.problems if kind not in HARMLESS]
 
     def told(self) -> str:
         """The report in words."""
@@ -61,21 +74,23 @@ class Report:
         return "\n".join(lines)
 
 
-def check(sources: Sequence[Rows], processor: Any = None, longest: int | None = None) -> Report:
-    """Decode every picture and read every row; with a processor, count tokens and trained tokens as well."""
+def check(sources: Sequence[Rows], processor: Any = None, limits: Collator | None = None) -> Report:
+    """Decode every picture and read every row; with a processor, count tokens and trained tokens as well, and
+    tell what a run's `limits` would do with each row.
+    """
     report = Report()
     files: dict[Path, str] = {}  # picture -> hash of its bytes
-    seen: dict[str, str] = {}
+    seen: dict[bytes, str] = {}
     for rows, folder in sources:
         for row in rows:
             report.rows += 1
             name = row_name(row)
             text = json.dumps({key: value for key, value in row.items() if key != "id"}, sort_keys=True)
-            if (before := seen.setdefault(text, name)) is not name:
+            if (before := seen.setdefault(hashlib.sha256(text.encode()).digest(), name)) is not name:
                 report.problems["repeated row"].append(f"{name} is {before}")
             broken = check_pictures(row, folder, files, report)
             if not broken:
-                check_row(row, folder, processor, longest, report)
+                check_row(row, folder, processor, limits, report)
     first: dict[str, Path] = {}
     for path, digest in files.items():
         if first.setdefault(digest, path) != path:
@@ -112,16 +127,21 @@ def check_pictures(row: dict[str, Any], folder: Path, files: dict[Path, str], re
     return broken
 
 
-def check_row(row: dict[str, Any], folder: Path, processor: Any, longest: int | None, report: Report) -> None:
+def check_row(
+    row: dict[str, Any], folder: Path, processor: Any, limits: Collator | None, report: Report
+) -> None:
     """Marks, turns, tokens and trained tokens of a row whose pictures can be shown."""
+    answers = [turn["value"] for turn in row.get("conversations", ()) if turn.get("from") == "gpt"]
+    if any(MARKER in text for text in answers):
+        report.problems["picture in an answer"].append(row_name(row))
+        return
     try:
         messages = row_messages(row, folder)
     except InputError as error:
         report.problems["wrong row"].append(str(error))
         return
-    texts = row_texts(row)
-    if any(MARKER in text for text in texts[1::2]) and "conversations" in row:
-        report.problems["picture in an answer"].append(row_name(row))
+    if answers_nothing(row):
+        report.problems["begins with an answer, which is left out"].append(row_name(row))
     if processor is None:
         if not any(message.role == "assistant" and message.text.strip() for message in messages):
             report.problems["nothing trained"].append(row_name(row))
@@ -135,8 +155,22 @@ def check_row(row: dict[str, Any], folder: Path, processor: Any, longest: int | 
     report.lengths[length // BUCKET * BUCKET] += 1
     if all(label == IGNORED for label in sample["labels"]):
         report.problems["nothing trained"].append(row_name(row))
-    if longest is not None and length > longest:
-        report.problems["too long"].append(f"{row_name(row)} has {length} tokens")
+    elif limits is not None:
+        check_length(row, sample, limits, report)
+
+
+def check_length(row: dict[str, Any], sample: dict[str, Any], limits: Collator, report: Report) -> None:
+    """What a run would do with the row for its length."""
+    told = f"{row_name(row)} has {limits.length(sample)} tokens"
+    try:
+        kept = limits.fitted(sample | {ROW: row_name(row)})
+    except InputError as error:
+        report.problems["too long"].append(str(error))
+        return
+    if kept is None:
+        report.problems["longer, and left out"].append(told)
+    elif len(kept["input_ids"]) < len(sample["input_ids"]):
+        report.problems["longer, and cut"].append(told)
 
 
 def write_manifest(sources: Sequence[Rows], report: Report, place: Path) -> None:
@@ -150,7 +184,8 @@ def write_manifest(sources: Sequence[Rows], report: Report, place: Path) -> None
         for rows, folder in sources
     ]
     problems = {kind: len(places) for kind, places in report.problems.items()}
-    place.write_text(json.dumps({"sources": told, "problems": problems}, indent=1) + "\n", "utf-8")
+    noted = {"sources": told, "problems": problems, "faults": report.faults}
+    place.write_text(json.dumps(noted, indent=1) + "\n", "utf-8")
 
 
 def rows_hash(rows: Sequence[dict[str, Any]]) -> str:
@@ -162,16 +197,25 @@ def rows_hash(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def confirm_manifest(sources: Sequence[Rows], place: Path) -> None:
-    """Raise an `InputError` if a manifest is there and the rows are not those that were checked."""
+    """Raise an `InputError` if a manifest is there and the rows are not those that were checked, or have what
+    a run would stop at.
+    """
     if not place.is_file():
         return
-    noted = json.loads(place.read_text("utf-8"))["sources"]
+    manifest = json.loads(place.read_text("utf-8"))
+    noted = manifest["sources"]
     for number, ((rows, _), told) in enumerate(zip(sources, noted, strict=False), start=1):
         if len(sources) != len(noted) or rows_hash(rows) != told["sha256"]:
             raise InputError(
                 f"source {number} has {len(rows)} rows which are not the {told['rows']} that `beholder data "
                 f"check` saw ({place}); check them again, or remove the file"
             )
+    if faults := manifest.get("faults"):
+        told = ", ".join(f"{kind}: {manifest['problems'][kind]}" for kind in faults)
+        raise InputError(
+            f"`beholder data check` found rows that a run stops at ({told}; {place}); mend them and check "
+            "again, or remove the file to start all the same"
+        )
 
 
 def show(row: dict[str, Any], folder: Path, processor: Any) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from beholder.core.errors import InputError
 from beholder.core.types import Message
 from beholder.processing.labels import IGNORED
-from beholder.training.data import ROW
+from beholder.training.data import ROW, mask_of
 
 log = logging.getLogger("beholder")
 BLANK_SIDE = 64
@@ -48,6 +48,7 @@ class Collator:
     picture_id: int | None = None
     picture_as_one: bool = False
     blank: Sample | None = None
+    processor: Any = None  # spells the tokens of a sample that is shown
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         fitting = self.complete(samples)
@@ -63,7 +64,12 @@ class Collator:
 
     def complete(self, samples: Sequence[Sample]) -> list[Sample]:
         """The samples that fit, and the blank one if none of them has a picture."""
-        fitting = [kept for sample in samples if (kept := self.fitted(sample)) is not None]
+        fitting: list[Sample] = []
+        for sample in samples:
+            if (kept := self.fitted(sample)) is not None:
+                fitting.append(kept)
+            else:
+                log.warning("%s; it is left out", self.told(sample))
         if not fitting:
             raise InputError(f"every sample of a batch is longer than max_length {self.max_length}; raise it")
         if self.blank is not None and all(sample.get("pixel_values") is None for sample in fitting):
@@ -75,20 +81,31 @@ class Collator:
         over = self.length(sample) - (self.max_length or self.length(sample))
         if over <= 0:
             return sample
-        name = f"row {sample[ROW]}" if ROW in sample else "a sample"
-        told = f"{name} has {self.length(sample)} tokens and max_length is {self.max_length}"
         if self.too_long == "stop":
-            raise InputError(f"{told}; raise it, drop the row, or set too_long to cut or drop")
+            raise InputError(f"{self.told(sample)}; raise it, drop the row, or set too_long to cut or drop")
         if self.too_long == "drop":
-            log.warning("%s; it is left out", told)
             return None
         whole = len(sample["input_ids"])
         if self.picture_end(sample) > whole - over:
-            raise InputError(f"{told}; cutting it would cut a picture")
-        return {
+            raise InputError(f"{self.told(sample)}; cutting it would cut a picture")
+        cut = {
             key: value[: whole - over] if is_per_token(key, value, whole) else value
             for key, value in sample.items()
         }
+        if all(label == IGNORED for label in cut["labels"]) and not all(
+            label == IGNORED for label in sample["labels"]
+        ):
+            shown = mask_of(cut["input_ids"], cut["labels"], self.processor)
+            raise InputError(
+                f"{self.told(sample)}; what is left of it when it is cut has no trained token: {shown}; "
+                "raise max_length or remove the row"
+            )
+        return cut
+
+    def told(self, sample: Sample) -> str:
+        """Which sample is how long."""
+        name = f"row {sample[ROW]}" if ROW in sample else "a sample"
+        return f"{name} has {self.length(sample)} tokens and max_length is {self.max_length}"
 
     def length(self, sample: Sample) -> int:
         """Positions of a sample as `max_length` counts them."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Generator, Sequence
+import hashlib
+from bisect import bisect_right
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,28 +30,6 @@ class TrainingProcessor(Protocol):
     def encode_training(self, messages: Sequence[Message]) -> dict[str, Any]:
         """Conversation -> `input_ids`, `labels` and, where pictures are, `pixel_values`."""
         ...
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a `.json` list or a `.jsonl` file."""
-    if not path.is_file():
-        raise InputError(f"no training rows at {path}; give a .json or .jsonl file in LLaVA's form")
-    try:
-        if path.suffix == ".jsonl":
-            rows = [
-                json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-            ]
-        else:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path} is not valid JSON ({error}); expected a list of rows or one row per line"
-        ) from error
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and ("conversations" in row or "messages" in row) for row in rows
-    ):
-        raise InputError(f"{path}: every row must be an object with a 'conversations' or 'messages' list")
-    return rows
 
 
 def row_name(row: dict[str, Any]) -> str:
@@ -108,6 +88,13 @@ def open_below(folder: Path, source: Any) -> Any:
     return open_picture(source)
 
 
+def picture_name(folder: Path, source: str) -> str:
+    """A name by which a picture is known again; of one that is inside its row, the hash."""
+    if source.startswith("data:"):
+        return hashlib.sha256(source.encode()).hexdigest()
+    return f"{folder}/{source}"
+
+
 def row_messages(row: dict[str, Any], pictures: Path) -> list[Message]:
     """Conversation of a row with its pictures opened where `<image>` stands.
 
@@ -118,7 +105,7 @@ def row_messages(row: dict[str, Any], pictures: Path) -> list[Message]:
         opener = partial(open_below, pictures)
         turns = enumerate(row["messages"], start=1)
         with of_row(row):
-            return [read_message(turn, number, opener) for number, turn in turns]
+            return in_turns([read_message(turn, number, opener) for number, turn in turns])
     with of_row(row):
         waiting = [open_picture(pictures / name) for name in row_pictures(row)]
     messages: list[Message] = []
@@ -127,6 +114,7 @@ def row_messages(row: dict[str, Any], pictures: Path) -> list[Message]:
             raise InputError(
                 f"row {row_name(row)}: unknown speaker {turn.get('from')!r}; use human, gpt or system"
             )
+    for turn in row["conversations"][answers_nothing(row) :]:
         pieces = turn["value"].split(MARKER)
         if len(pieces) - 1 > len(waiting):
             raise InputError(f"row {row_name(row)}: more {MARKER} marks than pictures")
@@ -142,6 +130,29 @@ def row_messages(row: dict[str, Any], pictures: Path) -> list[Message]:
         messages.append(Message(SPEAKERS[turn["from"]], tuple(parts)))  # type: ignore[arg-type]
     if waiting:
         raise InputError(f"row {row_name(row)}: {len(waiting)} pictures have no {MARKER} mark")
+    with of_row(row):
+        return in_turns(messages)
+
+
+def answers_nothing(row: dict[str, Any]) -> bool:
+    """Whether a row in LLaVA's form begins with an answer, which the original leaves out; a second one it
+    refuses (`preprocess_v1` in llava/train/train.py, haotian-liu/LLaVA, c121f04).
+    """
+    turns = row.get("conversations")
+    return bool(turns) and turns[0].get("from") == "gpt"
+
+
+def in_turns(messages: list[Message]) -> list[Message]:
+    """The messages, if user and assistant take turns after what the system says: templates end a message by
+    its place, so that two of one kind would be written wrong.
+    """
+    spoken = messages[1:] if messages and messages[0].role == "system" else messages
+    for number, message in enumerate(spoken):
+        if message.role != (wanted := ("user", "assistant")[number % 2]):
+            raise InputError(
+                f"turn {number + 1} is the {message.role}'s where the {wanted}'s is due; join what one "
+                "says in a row into one turn"
+            )
     return messages
 
 
@@ -149,26 +160,32 @@ class Conversations(Dataset[dict[str, Any]]):
     """Samples made on the fly: a row's pictures are opened and its text is rendered when it is asked for."""
 
     def __init__(
-        self, sources: Sequence[tuple[list[dict[str, Any]], Path]], processor: TrainingProcessor
+        self, sources: Sequence[tuple[Sequence[dict[str, Any]], Path]], processor: TrainingProcessor
     ) -> None:
-        self.index = [(source, row) for source, (rows, _) in enumerate(sources) for row in range(len(rows))]
         self.sources = list(sources)
+        self.firsts = [0, *accumulate(len(rows) for rows, _ in sources)]
         self.processor = processor
 
     def __len__(self) -> int:
-        return len(self.index)
+        return self.firsts[-1]
 
     def row(self, position: int) -> tuple[dict[str, Any], Path]:
-        """The raw row and its picture folder."""
-        source, row = self.index[position]
+        """The raw row and its picture folder; IndexError where there is none."""
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"there is no row {position} of {len(self)}")
+        position %= len(self)
+        source = bisect_right(self.firsts, position) - 1
         rows, pictures = self.sources[source]
-        return rows[row], pictures
+        return rows[position - self.firsts[source]], pictures
+
+    def rows(self) -> Iterator[tuple[dict[str, Any], Path]]:
+        """All raw rows with their picture folders, in order."""
+        return ((row, pictures) for rows, pictures in self.sources for row in rows)
 
     def lengths(self) -> list[int]:
         """Size of each row's text in bytes, negative without pictures: enough to group similar rows."""
         sizes: list[int] = []
-        for position in range(len(self)):
-            row, _ = self.row(position)
+        for row, _ in self.rows():
             size = sum(len(text.encode()) for text in row_texts(row))
             sizes.append(size if row_pictures(row) else -size)
         return sizes
@@ -176,8 +193,7 @@ class Conversations(Dataset[dict[str, Any]]):
     def words(self) -> list[int]:
         """Words of each row, negative without pictures, as LLaVA's grouping counts them."""
         counts: list[int] = []
-        for position in range(len(self)):
-            row, _ = self.row(position)
+        for row, _ in self.rows():
             count = sum(len(text.split()) for text in row_texts(row))
             counts.append(count if row_pictures(row) else -count)
         return counts
@@ -185,9 +201,8 @@ class Conversations(Dataset[dict[str, Any]]):
     def shown(self) -> list[tuple[str, ...]]:
         """The pictures of each row, those of the same name in different folders told apart."""
         names: list[tuple[str, ...]] = []
-        for position in range(len(self)):
-            row, folder = self.row(position)
-            names.append(tuple(f"{folder}/{name}" for name in row_pictures(row)))
+        for row, folder in self.rows():
+            names.append(tuple(picture_name(folder, source) for source in row_pictures(row)))
         return names
 
     def __getitem__(self, position: int) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from beholder.core.errors import InputError
-from beholder.training.data import MARKER, read_rows, row_name
+from beholder.training.data import MARKER, row_name
+from beholder.training.rows import read_rows
 from beholder.training.stages import Source
 
 log = logging.getLogger("beholder")
 
 
-def rows_of(source: Source) -> list[dict[str, Any]]:
+def rows_of(source: Source) -> Sequence[dict[str, Any]]:
     """A source's rows, all or those that its limits leave; how many that are is logged."""
     rows = read_rows(source.rows)
     kept: Sequence[dict[str, Any]] = rows
@@ -32,7 +33,7 @@ def rows_of(source: Source) -> list[dict[str, Any]]:
         raise InputError(
             f"{source.rows}: no row is left by {source.model_dump(mode='json', exclude_none=True)}"
         )
-    return list(kept)
+    return kept
 
 
 def is_plain(row: dict[str, Any], most_objects: int | None, most_letters: int | None) -> bool:

@@ -19,6 +19,7 @@ from beholder.training.stages import Recipe
 GIGA = 2**30
 # An A100 in bf16 at the 40 % that training large models usually reaches.
 DEVICE, OPERATIONS_PER_SECOND = "A100", 0.4 * 312e12
+VIEWS = 5  # 360VL's
 ACTIVATIONS_PER_LAYER = 34  # bytes per position and hidden unit that a layer keeps for its gradients
 STATE = {"none": (), "zero1": ("moments",), "zero2": ("moments", "gradients")}
 
@@ -30,6 +31,8 @@ class Parameters:
     total: int
     trained: int
     language: int
+    tower: int
+    tower_trained: int
 
 
 def count(model: nn.Module, recipe: Recipe) -> Parameters:
@@ -44,7 +47,18 @@ def count(model: nn.Module, recipe: Recipe) -> Parameters:
         added += sum(layer.out_features for layer in linears) if recipe.lora.dora else 0
         trained, total = trained + added, total + added
     language = sum(p.numel() for n, p in named if "language_model" in n or n.startswith("lm_head"))
-    return Parameters(total, trained, language)
+    tower = {n: p.numel() for n, p in named if "vision_tower" in n}
+    tower_trained = sum(size for n, size in tower.items() if begins(n, recipe.trainable))
+    return Parameters(total, trained, language, sum(tower.values()), tower_trained)
+
+
+def patches(config: Any) -> int:
+    """Patches that the tower looks at of one picture, over all its views."""
+    side, patch = (
+        value[0] if isinstance(value, (list, tuple)) else value
+        for value in (config.vision_config.image_size, config.vision_config.patch_size)
+    )
+    return (side // patch) ** 2 * (VIEWS if getattr(config, "views", "single") != "single" else 1)
 
 
 def memory(model: Any, recipe: Recipe, found: Parameters, processes: int) -> dict[str, float]:
@@ -58,7 +72,7 @@ def memory(model: Any, recipe: Recipe, found: Parameters, processes: int) -> dic
     for part in STATE.get(recipe.sharding, ("weights", "moments", "gradients")):
         held[part] /= processes
     text = model.config.text_config
-    positions = recipe.device_batch * recipe.max_length
+    positions = recipe.rows_at_once(processes) * recipe.max_length
     per_layer = 2 if recipe.gradient_checkpointing else ACTIVATIONS_PER_LAYER
     layers = per_layer * text.num_hidden_layers + ACTIVATIONS_PER_LAYER
     held["activations"] = positions * text.hidden_size * layers
@@ -66,8 +80,12 @@ def memory(model: Any, recipe: Recipe, found: Parameters, processes: int) -> dic
     return held
 
 
-def seconds(recipe: Recipe, found: Parameters, rows: int | None, processes: int) -> float | None:
-    """Time on so many devices; None where neither steps nor rows are known."""
+def seconds(
+    recipe: Recipe, found: Parameters, rows: int | None, processes: int, looked_at: int = 0
+) -> float | None:
+    """Time on so many devices, each row with a picture of `looked_at` patches; None where neither steps nor
+    rows are known.
+    """
     if recipe.steps is not None:
         samples = float(recipe.steps * recipe.global_batch)
     elif rows is not None:
@@ -75,22 +93,28 @@ def seconds(recipe: Recipe, found: Parameters, rows: int | None, processes: int)
     else:
         return None
     passes = 2 + 2 + (2 if recipe.gradient_checkpointing else 0)  # forward, gradients of states, recomputed
-    per_position = passes * found.language + 2 * found.trained
+    per_position = passes * found.language + 2 * (found.trained - found.tower_trained)
     positions = samples * recipe.max_length / 2  # rows are about half as long as they may be
-    return positions * per_position / (OPERATIONS_PER_SECOND * processes)
+    per_patch = 2 * found.tower + 4 * found.tower_trained
+    return (positions * per_position + samples * looked_at * per_patch) / (OPERATIONS_PER_SECOND * processes)
 
 
 def told(model: Any, recipe: Recipe, rows: int | None, processes: int) -> str:
     """The estimates in words."""
     found = count(model, recipe)
     held = memory(model, recipe, found, processes)
+    passes = recipe.accumulation(processes)
     parts = ", ".join(f"{name} {value / GIGA:.1f}" for name, value in held.items())
     trained = [*recipe.trainable, *(f"adapters on {part}" for part in (recipe.lora or _NoAdapters()).targets)]
     lines = [
         f"trains {found.trained:,} of {found.total:,} parameters ({', '.join(trained)})",
+        f"each step: {recipe.rows_at_once(processes)} rows at once x {passes} passes x {processes} processes "
+        f"= {recipe.global_batch} rows",
         f"memory of each of {processes} processes about {sum(held.values()) / GIGA:.1f} GiB ({parts})",
+        f"and of the machine about {4 * found.total / GIGA:.1f} GiB for each process on it, while the model "
+        "is opened",
     ]
-    time = seconds(recipe, found, rows, processes)
+    time = seconds(recipe, found, rows, processes, patches(model.config))
     if time is None:
         lines.append("time: unknown, because the rows are not here to be counted")
     else:

@@ -68,14 +68,15 @@ def write_config(model: Any, folder: Path, origin: Path, more: dict[str, Any]) -
 def write_llava_adapter(
     model: Any, recipe: Recipe, folder: Path, base: str, state: dict[str, Tensor] | None = None
 ) -> bool:
-    """Adapters as LLaVA saves them; False where its layout has no place for a part that has one.
+    """Adapters as LLaVA saves them; False where its layout has no place for them: on another part than the
+    language model, or DoRA's, whose lengths its code does not know.
 
     `adapter_model.safetensors` under published names within PEFT's wrapping, `non_lora_trainables.bin` with
     what was trained in full, and the published `config.json`.
     """
     found = adapters.adapter_tensors(model, state)
     inside = f"{WRAPPING}model.language_model."
-    if recipe.lora is None or not all(name.startswith(inside) for name in found):
+    if recipe.lora is None or recipe.lora.dora or not all(name.startswith(inside) for name in found):
         return False
     names = family_of(model).key_table(model.config)
     written: dict[str, Tensor] = {}

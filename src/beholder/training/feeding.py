@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from beholder.core.errors import ConfigError
@@ -50,18 +51,24 @@ def padding_id(processor: Any, recipe: Recipe) -> int:
     return found
 
 
-def collator_for(recipe: Recipe, processor: Any, model: Any) -> Any:
-    """What makes a batch of samples."""
-    needs_blank = recipe.always_picture or world() > 1
-    rows = Collator(
+def limits_for(recipe: Recipe, processor: Any) -> Collator:
+    """What pads rows to one length and holds them to the recipe's."""
+    return Collator(
         padding_id(processor, recipe),
         recipe.pad_to_multiple,
         recipe.max_length,
         recipe.too_long,
         getattr(processor, "image_token_id", None),
         recipe.picture_length == "one",
-        blank_sample(processor) if needs_blank else None,
+        processor=processor,
     )
+
+
+def collator_for(recipe: Recipe, processor: Any, model: Any) -> Any:
+    """What makes a batch of samples."""
+    rows = limits_for(recipe, processor)
+    if recipe.always_picture or world() > 1:
+        rows = replace(rows, blank=blank_sample(processor))
     if not recipe.packing:
         return rows
     return PackingCollator(
@@ -72,7 +79,7 @@ def collator_for(recipe: Recipe, processor: Any, model: Any) -> Any:
 
 def sampler_for(recipe: Recipe, rows: Conversations) -> EpochSampler | None:
     """The order in which the recipe groups rows; None where they are just shuffled."""
-    rule, batch, seed = recipe.grouping, recipe.device_batch, recipe.seed
+    rule, batch, seed = recipe.grouping, recipe.rows_at_once(world()), recipe.seed
     if rule == "none":
         return None
     if rule == "length":

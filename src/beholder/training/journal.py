@@ -32,6 +32,12 @@ def memory_gib() -> float:
     return used / GIB if sys.platform == "darwin" else used * 1024 / GIB
 
 
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds: 49:05:09."""
+    whole = round(seconds)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
 class Journal(TrainerCallback):
     """Writes each log record to `log.jsonl`, prints progress and time left, marks complete checkpoints."""
 
@@ -67,7 +73,7 @@ class Journal(TrainerCallback):
             "step %d/%d  loss %.4f  lr %.2e  %.1f samples/s  %.0f tokens/s  %.1f GiB  %s left",
             state.global_step, state.max_steps, logs["loss"], logs.get("learning_rate", 0.0),
             self.samples_per_step / pace, record["tokens_per_second"], record["memory_gib"],
-            time.strftime("%H:%M:%S", time.gmtime(left)),
+            clock(left),
         )  # fmt: skip
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -132,7 +138,7 @@ def draw_losses(output: Path) -> Path | None:
     if not (output / LOG).is_file():
         return None
     if find_spec("matplotlib") is None:
-        log.info("no plot of the loss: pip install 'beholder[eval]' brings matplotlib")
+        log.info("no plot of the loss: pip install 'beholder[train]' brings matplotlib")
         return None
     from matplotlib.figure import Figure
 

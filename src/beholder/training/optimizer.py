@@ -20,28 +20,32 @@ def is_matrix(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim == 2 and not any(part in name for part in NOT_FOR_MUON)
 
 
-def learning_rate_of(name: str, recipe: Recipe) -> float:
-    """The rate of the longest matching prefix, else the recipe's."""
+def group_of(name: str, recipe: Recipe) -> str | None:
+    """The longest prefix with a rate of its own that the name begins with; None if there is none."""
     matching = [prefix for prefix in recipe.learning_rates if begins(name, (prefix,))]
-    return recipe.learning_rates[max(matching, key=len)] if matching else recipe.learning_rate
+    return max(matching, key=len) if matching else None
 
 
 def parameter_groups(
     model: nn.Module, recipe: Recipe, choose: Callable[[str, nn.Parameter], bool]
 ) -> list[dict[str, Any]]:
-    """Groups by learning rate and by decay; vectors (norms, biases) are never decayed.
+    """A group for each prefix with a rate of its own and one for the rest, each with and without decay;
+    vectors (norms, biases) are never decayed.
 
     A model inside a reader (see `patches.py`) goes by its own names.
     """
     around = getattr(model, "around", "")
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[str | None, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and choose(name, parameter):
             decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((learning_rate_of(name.removeprefix(around), recipe), decay), []).append(
-                parameter
-            )
-    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+            group = group_of(name.removeprefix(around), recipe)
+            groups.setdefault((group, decay), []).append(parameter)
+    rates: dict[str | None, float] = {None: recipe.learning_rate, **recipe.learning_rates}
+    return [
+        {"params": params, "lr": rates[group], "weight_decay": decay}
+        for (group, decay), params in groups.items()
+    ]
 
 
 class MuonAndAdamW(torch.optim.Optimizer):

@@ -19,8 +19,7 @@ MODEL, ADAPTER, PROJECTOR, LLAVA = "model", "adapter", "projector", "llava"
 
 def write_outcome(trainer: Any, model: Any, processor: Any, recipe: Recipe) -> Path:
     """Write it from the first process; returns the folder of the model, or of the adapter."""
-    is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_sharded else None
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_spread(trainer) else None
     final = recipe.output / (MODEL if recipe.lora is None else ADAPTER)
     if not trainer.is_world_process_zero():
         return final
@@ -40,6 +39,13 @@ def write_outcome(trainer: Any, model: Any, processor: Any, recipe: Recipe) -> P
     return final
 
 
+def is_spread(trainer: Any) -> bool:
+    """Whether the weights must be gathered from all processes; those of a run that had ended are whole."""
+    if trainer.is_deepspeed_enabled:
+        return trainer.model_wrapped is not trainer.model
+    return any(hasattr(parameter, "full_tensor") for parameter in trainer.model.parameters())
+
+
 def write_adapter(model: Any, processor: Any, recipe: Recipe, final: Path, state: Any) -> None:
     """The adapter folder, and LLaVA's where the model is of its system."""
     try:
@@ -52,4 +58,4 @@ def write_adapter(model: Any, processor: Any, recipe: Recipe, final: Path, state
     if exports.has_llava_layout(model):
         base = exports.base_language_model(Path(recipe.model)) or recipe.model
         if not exports.write_llava_adapter(model, recipe, recipe.output / LLAVA, base, state):
-            log.info("no folder in LLaVA's layout: it has adapters on the language model alone")
+            log.info("no folder in LLaVA's layout: it has LoRA, not DoRA, and on the language model alone")

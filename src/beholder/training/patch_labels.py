@@ -52,7 +52,7 @@ class PictureLabels(Dataset[dict[str, torch.Tensor]]):
 
     def __init__(
         self,
-        sources: Sequence[tuple[list[dict[str, Any]], Path]],
+        sources: Sequence[tuple[Sequence[dict[str, Any]], Path]],
         processor: Any,
         grids: Sequence[int],
         parts: Sequence[int | None] = (),

@@ -20,7 +20,7 @@ def rank() -> int:
 
 def join() -> None:
     """Meet the others, if there are any, until the process ends: with gloo on CPUs, NCCL on GPUs."""
-    if world() > 1:
+    if world() > 1 and not torch.distributed.is_initialized():
         from accelerate import PartialState
 
         atexit.register(_part)

@@ -13,7 +13,7 @@ from beholder.api import checkpoint_folder
 from beholder.checkpoints import loader
 from beholder.core.errors import BeholderError, CheckpointError, MissingExtraError
 from beholder.training.estimates import told
-from beholder.training.processes import world
+from beholder.training.processes import join, rank, wait_for_all, world
 from beholder.training.stages import Recipe
 
 NEEDED = ("accelerate", "tensorboard")  # what the Trainer asks for when it starts, of the extra `train`
@@ -22,14 +22,17 @@ NEEDED = ("accelerate", "tensorboard")  # what the Trainer asks for when it star
 def open_start(recipe: Recipe) -> tuple[Any, Any]:
     """The model (float32, on the CPU: the Trainer moves it) and processor that the recipe starts from.
 
-    A first stage's model is put together before, if it is not there yet.
+    A first stage's model is put together before, if it is not there yet: by the first of several processes,
+    for which the others wait.
     """
     if any(find_spec(package) is None for package in NEEDED):
         raise MissingExtraError.of("training", "train")
-    if recipe.start is not None and not (Path(recipe.model) / "config.json").is_file():
+    join()
+    if recipe.start is not None and rank() == 0 and not (Path(recipe.model) / "config.json").is_file():
         from beholder.training.assemble import write_start
 
         write_start(recipe.start, Path(recipe.model), recipe.seed)
+    wait_for_all()
     folder = checkpoint_folder(recipe.model)
     family = families.identify_folder(folder)
     model = loader.open_model(folder, family, device=torch.device("cpu"), dtype=torch.float32)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import TrainingArguments
 
 from beholder.core.errors import ConfigError, MissingExtraError
@@ -15,12 +17,12 @@ from beholder.training.stages import Recipe
 log = logging.getLogger("beholder")
 
 
-def arguments(recipe: Recipe, processes: int) -> TrainingArguments:
-    """The recipe in the Trainer's words."""
+def arguments(recipe: Recipe, processes: int, layers: Sequence[str] = ()) -> TrainingArguments:
+    """The recipe in the Trainer's words; `layers` are the classes that FSDP2 spreads one by one."""
     on_cpu = not torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(recipe.output),
-        per_device_train_batch_size=recipe.device_batch,
+        per_device_train_batch_size=recipe.rows_at_once(processes),
         gradient_accumulation_steps=recipe.accumulation(processes),
         num_train_epochs=recipe.epochs or 1,
         max_steps=recipe.steps or -1,
@@ -47,8 +49,14 @@ def arguments(recipe: Recipe, processes: int) -> TrainingArguments:
         seed=recipe.seed,
         data_seed=recipe.seed,
         label_names=["labels"],
-        **sharding(recipe, processes, on_cpu=on_cpu),
+        **sharding(recipe, processes, layers, on_cpu=on_cpu),
     )
+
+
+def layers_of(model: nn.Module) -> list[str]:
+    """The classes of whole layers in the model; its own list also names those of towers it might have."""
+    there = {type(module).__name__ for module in model.modules()}
+    return sorted(there & set(getattr(model, "_no_split_modules", None) or ()))
 
 
 def has_tf32() -> bool:
@@ -57,14 +65,14 @@ def has_tf32() -> bool:
 
 
 def reporters(recipe: Recipe) -> list[str]:
-    """Where the log goes besides `log.jsonl`; a package that is asked for must be installed."""
+    """Where the log goes besides `log.jsonl`: to TensorBoard always; what is asked for must be installed."""
     for name in recipe.report_to:
         if find_spec(name) is None:
             raise ConfigError(f"report_to asks for {name}, which is not installed: pip install {name}")
-    return list(recipe.report_to)
+    return list(dict.fromkeys(("tensorboard", *recipe.report_to)))
 
 
-def sharding(recipe: Recipe, processes: int, *, on_cpu: bool) -> dict[str, Any]:
+def sharding(recipe: Recipe, processes: int, layers: Sequence[str] = (), *, on_cpu: bool) -> dict[str, Any]:
     """How the state of training is spread; a single process keeps all of it."""
     if recipe.sharding == "none":
         return {}
@@ -76,7 +84,7 @@ def sharding(recipe: Recipe, processes: int, *, on_cpu: bool) -> dict[str, Any]:
             f"recipe {recipe.name}: sharding {recipe.sharding} needs GPUs; set sharding=none for CPUs"
         )
     if recipe.sharding == "fsdp2":
-        return {"fsdp": True, "fsdp_config": {"version": 2}}
+        return {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": [*layers]}}
     if find_spec("deepspeed") is None:
         raise MissingExtraError(f"sharding {recipe.sharding} needs DeepSpeed: pip install deepspeed")
     return {"deepspeed": zero(recipe)}

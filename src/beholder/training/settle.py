@@ -16,7 +16,8 @@ from torch import Tensor
 
 from beholder.core.errors import InputError
 from beholder.processing.images import open_picture
-from beholder.training.data import read_rows, row_pictures
+from beholder.training.data import row_pictures
+from beholder.training.rows import read_rows
 
 PICTURES = 128  # enough for a mean that 64 further pictures move by less than a hundredth
 

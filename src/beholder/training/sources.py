@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from beholder.core.errors import InputError
 from beholder.training.data import MARKER
 from beholder.training.easing import rows_of
+from beholder.training.rows import Chosen
 from beholder.training.stages import Recipe, Source
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
-Rows = tuple[list[dict[str, Any]], Path]
+Rows = tuple[Sequence[dict[str, Any]], Path]
 
 
 def sources_of(recipe: Recipe) -> list[Rows]:
@@ -24,7 +25,7 @@ def sources_of(recipe: Recipe) -> list[Rows]:
     ]
 
 
-def rows_from(source: Source) -> list[dict[str, Any]]:
+def rows_from(source: Source) -> Sequence[dict[str, Any]]:
     """A source's rows in their order."""
     return list(folder_rows(source)) if source.form == "folder" else rows_of(source)
 
@@ -59,12 +60,13 @@ def folder_rows(source: Source) -> Iterator[dict[str, Any]]:
         }
 
 
-def weighted(rows: list[dict[str, Any]], weight: float, seed: int) -> list[dict[str, Any]]:
+def weighted(rows: Sequence[dict[str, Any]], weight: float, seed: int) -> Sequence[dict[str, Any]]:
     """All rows as often as the weight's whole part says, and of its fraction a seeded choice, in order."""
+    if weight == 1:
+        return rows
     whole, fraction = divmod(weight, 1.0)
     count = round(fraction * len(rows))
     chosen = sorted(random.Random(seed).sample(range(len(rows)), count))
-    mixed = rows * int(whole) + [rows[number] for number in chosen]
-    if not mixed:
+    if not (numbers := [*range(len(rows))] * int(whole) + chosen):
         raise InputError(f"a weight of {weight} leaves none of {len(rows)} rows")
-    return mixed
+    return Chosen(rows, numbers)

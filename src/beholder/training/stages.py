@@ -44,7 +44,7 @@ class Source(BaseModel):
 
 
 class Recipe(BaseModel):
-    """One stage. Global batch = device batch x accumulation x processes; the first and last are given."""
+    """One stage. Global batch = rows at once x passes x processes; the first and last are given."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -85,7 +85,7 @@ class Recipe(BaseModel):
     epochs: float | None = Field(default=None, gt=0, description="how often all rows are seen; or steps")
     steps: int | None = Field(default=None, ge=1, description="how many updates are made; or epochs")
     global_batch: int = Field(ge=1, description="rows of one update, over all processes")
-    device_batch: int = Field(ge=1, description="rows that a process computes at once: memory")
+    device_batch: int = Field(ge=1, description="most rows that a process computes at once: memory")
     max_length: int = Field(ge=1, description="most tokens of a row, its pictures included")
     too_long: Literal["stop", "cut", "drop"] = Field(
         default="stop", description="rows over max_length: an error, cut after the last picture, or left out"
@@ -129,7 +129,7 @@ class Recipe(BaseModel):
     keep: int = Field(default=2, ge=1, description="how many of these points are kept, the newest")
     log_every: int = Field(default=10, ge=1, description="steps between lines of the log")
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
-        default=("tensorboard",), description="where the log goes besides log.jsonl"
+        default=(), description="where the log goes besides log.jsonl and TensorBoard's files"
     )
     sample_every: int | None = Field(default=None, ge=1, description="answer some rows every so many steps")
     samples: int = Field(default=2, ge=1, description="how many rows are answered")
@@ -153,15 +153,21 @@ class Recipe(BaseModel):
                     f"recipe {self.name}: {source.rows} is a folder of pictures; give its prompt"
                 )
 
+    def rows_at_once(self, processes: int) -> int:
+        """Rows that each of so many processes computes at once: device_batch, or fewer where the global batch
+        has no more for each of them.
+        """
+        return max(1, min(self.device_batch, self.global_batch // processes))
+
     def accumulation(self, processes: int) -> int:
-        """Steps to accumulate so that the global batch holds on this many processes."""
-        per_pass = self.device_batch * processes
-        if self.global_batch % per_pass:
+        """Passes to accumulate so that the global batch holds on this many processes."""
+        rows = self.rows_at_once(processes)
+        if self.global_batch % (rows * processes):
             raise ConfigError(
-                f"recipe {self.name}: global_batch {self.global_batch} is not a multiple of "
-                f"device_batch {self.device_batch} x {processes} processes"
+                f"recipe {self.name}: global_batch {self.global_batch} is not a multiple of {rows} rows at "
+                f"once x {processes} processes; take another number, or set device_batch or global_batch"
             )
-        return self.global_batch // per_pass
+        return self.global_batch // (rows * processes)
 
 
 KEYS = [*Recipe.model_fields, *Source.model_fields, *Adapters.model_fields, *Start.model_fields]

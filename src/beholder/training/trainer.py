@@ -31,12 +31,13 @@ from beholder.training.patches import reader_of
 from beholder.training.processes import join, rank, wait_for_all, world
 from beholder.training.resuming import begin, is_finished, newest_checkpoint
 from beholder.training.schedules import plateau_cosine_schedule
-from beholder.training.settings import arguments
+from beholder.training.settings import arguments, layers_of
 from beholder.training.sources import sources_of
 from beholder.training.stages import Recipe, freeze
 
 log = logging.getLogger("beholder")
 TRAINED = "model.safetensors"
+SPREAD = "pytorch_model_fsdp.bin"  # as accelerate calls it
 
 
 class StageTrainer(Trainer):
@@ -103,6 +104,8 @@ class StageTrainer(Trainer):
         if self.recipe.lora is None:
             super()._save(output_dir, state_dict)
             return
+        if not self.args.should_save:  # with FSDP2 every process comes here, and the first has the tensors
+            return
         subject: Any = self.model
         whole = state_dict or dict(subject.named_parameters())
         names = [name for name, p in subject.named_parameters() if p.requires_grad]
@@ -112,7 +115,7 @@ class StageTrainer(Trainer):
         save_file(held, folder / TRAINED, metadata={"format": "pt"})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.recipe.lora is None:
+        if self.recipe.lora is None or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         subject: Any = self.model
@@ -120,6 +123,14 @@ class StageTrainer(Trainer):
         with torch.no_grad():
             for name, tensor in load_file(Path(resume_from_checkpoint) / TRAINED).items():
                 known[name].copy_(tensor)
+
+    def take(self, checkpoint: Path) -> None:
+        """The weights of a checkpoint for a model that will not be trained further, and so is not spread."""
+        subject: Any = self.model
+        if (spread := checkpoint / SPREAD).is_file():
+            subject.load_state_dict(torch.load(spread, map_location="cpu", weights_only=True))
+        else:
+            self._load_from_checkpoint(str(checkpoint))
 
 
 def train(recipe: Recipe, model: Any, processor: Any, *, accept_changes: bool = False) -> Path:
@@ -157,7 +168,7 @@ def train(recipe: Recipe, model: Any, processor: Any, *, accept_changes: bool = 
         subject.compile(dynamic=False)
     if resume and is_finished(resume, recipe):
         # Asked to resume at the last step, the Trainer would take one step more.
-        trainer._load_from_checkpoint(str(resume))
+        trainer.take(resume)
     else:
         with plainly():
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -166,10 +177,11 @@ def train(recipe: Recipe, model: Any, processor: Any, *, accept_changes: bool = 
 
 def refuse_less_than_a_batch(rows: int, recipe: Recipe) -> None:
     """`ConfigError` where an epoch holds no whole batch: what is left over of one is never seen."""
-    if rows < recipe.device_batch * world():
+    at_once = recipe.rows_at_once(world())
+    if rows < at_once * world():
         raise ConfigError(
-            f"recipe {recipe.name}: {rows} rows are less than one batch of device_batch "
-            f"{recipe.device_batch} x {world()} processes; lower device_batch and global_batch, or add rows"
+            f"recipe {recipe.name}: {rows} rows are less than one batch of {at_once} x {world()} processes; "
+            "lower device_batch and global_batch, or add rows"
         )
 
 
@@ -216,7 +228,7 @@ def trainer_for(
         watchers.append(Samples(recipe.output, dataset, processor, recipe.sample_every, recipe.samples))
     trainer = StageTrainer(
         subject,
-        arguments(recipe, world()),
+        arguments(recipe, world(), layers_of(subject)),
         data_collator=collator,
         train_dataset=dataset,
         callbacks=watchers,
