@@ -260,6 +260,12 @@ def test_a_first_stage_begins_with_parts_and_leaves_a_projector(
     model, processor = open_start(stage)
     words = load_file(language / "model.safetensors")
     assert torch.equal(model.lm_head.weight[:512], words["lm_head.weight"])
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").touch()
+    with pytest.raises(ConfigError, match="other is there and is no model"):
+        open_start(stage.model_copy(update={"model": str(other)}))
+    assert sorted(path.name for path in tmp_path.glob(".*.part")) == []
     # Texts have no place in this template: the original asks for a picture in the first turn.
     rows = [row for row in json.loads((tmp_path / "rows.json").read_text()) if "image" in row]
     (tmp_path / "rows.json").write_text(json.dumps(rows))

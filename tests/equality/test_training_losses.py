@@ -144,7 +144,7 @@ def test_a_blank_picture_weighs_nothing_and_reaches_every_part(case: Any) -> Non
     texts = [sample for sample in samples if sample["pixel_values"] is None]
     assert texts
     plain = Collator(processor.padding_id)(texts)
-    with_blank = Collator(processor.padding_id, blank=blank_sample(processor))(texts)
+    with_blank = Collator(processor.padding_id, blank=blank_sample(processor), always_picture=True)(texts)
     assert "pixel_values" not in plain
     assert len(with_blank["input_ids"]) == len(texts) + 1
     compare(model, loss_of(model, plain), loss_of(model, with_blank), extra=True)

@@ -65,6 +65,7 @@ def test_ddp_equals_one_process(tmp_path: Path, llama3_tokenizer: Any) -> None:
     run(stage)
     start("ddp", "cogvlm", folder, tmp_path / "both")
     assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), abs=2e-5)
+    assert_alike(tmp_path / "alone" / "model", tmp_path / "both" / "model", 2e-4)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from tests.equality.training_cases import checkpoint, recipe, write_rows
 
 from beholder.core.errors import ConfigError, InputError
 from beholder.training.journal import draw_losses
+from beholder.training.resuming import SPREAD, refuse_another_spreading
 from beholder.training.run import open_start, run
 from beholder.training.settings import reporters, zero
 from beholder.training.trainer import train
@@ -69,6 +70,21 @@ def test_zero_is_llavas_configuration(tmp_path: Path) -> None:
     assert told["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True
     assert "gradient_clipping" not in told  # as published: nothing is clipped
     assert zero(recipe("llava", tmp_path, tmp_path, sharding="zero2"))["gradient_clipping"] == 1.0
+
+
+def test_what_fsdp2_leaves_is_opened_by_fsdp2_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = recipe("llava", tmp_path, tmp_path)
+    refuse_another_spreading(tmp_path, stage)
+    spread = stage.model_copy(update={"sharding": "fsdp2"})
+    refuse_another_spreading(tmp_path, spread)  # of one process nothing is spread
+    (tmp_path / SPREAD).touch()
+    with pytest.raises(ConfigError, match=r"by several processes with sharding=fsdp2 .* here 1 have"):
+        refuse_another_spreading(tmp_path, spread)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refuse_another_spreading(tmp_path, spread)
+    (tmp_path / SPREAD).unlink()
+    with pytest.raises(ConfigError, match="written without FSDP2, so 2 processes"):
+        refuse_another_spreading(tmp_path, spread)
 
 
 def test_a_recipe_of_another_time_goes_on(tmp_path: Path, llama3_tokenizer: Any) -> None:

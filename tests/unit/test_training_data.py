@@ -153,6 +153,17 @@ def test_a_run_reads_the_manifest(tmp_path: Path) -> None:
     confirm_manifest([(rows, tmp_path)], place)
     with pytest.raises(InputError, match="source 1 has 2 rows which are not the 1"):
         confirm_manifest([([*rows, *rows], tmp_path)], place)
+    write_manifest([(rows, tmp_path)], check([(rows, tmp_path)]), place, {"max_length": 5, "too_long": "cut"})
+    confirm_manifest([(rows, tmp_path)], place, {"max_length": 5, "too_long": "cut"})
+    with pytest.raises(
+        InputError, match=r"was for max_length=5 too_long=cut .* this run is for max_length=9;"
+    ):
+        confirm_manifest([(rows, tmp_path)], place, {"max_length": 9})
+    older = {
+        key: value for key, value in json.loads(place.read_text()).items() if key not in ("faults", "limits")
+    }
+    place.write_text(json.dumps(older))
+    confirm_manifest([(rows, tmp_path)], place, {"max_length": 9})
 
 
 def test_a_row_is_shown_as_it_is_trained() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from beholder.core.errors import ConfigError, InputError, MissingExtraError
 from beholder.training.collate import Collator
-from beholder.training.data import row_messages
+from beholder.training.data import row_messages, row_pictures, row_texts
 from beholder.training.easing import is_plain, rows_of, with_short_answers
 from beholder.training.journal import clock
 from beholder.training.optimizer import MuonAndAdamW, build_optimizer
@@ -187,8 +188,14 @@ def test_each_row_is_read_from_its_place(
 
 
 @pytest.mark.parametrize(
-    "content", ['{"id": 1}', "[1]", "[{}]", "no json", "", '[{"conversations": []} {}]', "[[]] x", "\xff"]
-)
+    "content",
+    [
+        '{"id": 1}', "[1]", "[{}]", "no json", "", '[{"conversations": []} {}]', "[[]] x", "\xff",
+        '[{"conversations": []},]', '[{"conversations": null}]', '[{"conversations": ["x"]}]', '["messages"]',
+        '[{"conversations": [{"from": "gpt"}]}]', '[{"conversations": [{"value": null}]}]',
+        '[{"messages": ["x"]}]', '[{"image": 3, "conversations": []}]',
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
 def test_what_are_no_rows_is_said(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content, encoding="latin-1")
@@ -251,6 +258,28 @@ def test_a_cut_that_leaves_nothing_to_train_is_shown() -> None:
 @pytest.mark.parametrize(("seconds", "told"), [(0.4, "00:00:00"), (59.6, "00:01:00"), (176709, "49:05:09")])
 def test_time_left_goes_on_after_a_day(seconds: float, told: str) -> None:
     assert clock(seconds) == told
+
+
+def test_a_batch_of_which_every_row_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    """A blank sample, of which nothing is trained, stands in; where there is none, it is an error."""
+    sample = {"input_ids": [5, 6, 7], "labels": [5, 6, 7], "pixel_values": None}
+    blank = {"input_ids": [1, 2], "labels": [-100, -100], "pixel_values": torch.zeros(1, 3)}
+    limits = Collator(padding_id=9, max_length=2, too_long="drop", blank=blank)
+    assert limits([sample])["labels"].tolist() == [[-100, -100]]
+    assert "it is left out" in caplog.text
+    short = {"input_ids": [5, 6], "labels": [5, 6], "pixel_values": None}
+    assert limits([sample, short])["input_ids"].tolist() == [[5, 6]], "it joins nothing by itself"
+    with pytest.raises(InputError, match="every sample of a batch is longer"):
+        replace(limits, blank=None)([sample])
+
+
+def test_columns_that_are_empty_are_not_there() -> None:
+    """As a table of rows of both forms has them."""
+    turns = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
+    messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    for row in ({"messages": None, "conversations": turns}, {"messages": messages, "conversations": None}):
+        assert [message.text for message in row_messages(row, Path())] == row_texts(row) == ["Q", "A"]
+        assert row_pictures(row) == []
 
 
 def test_collation_pads_right_and_trains_nothing_there() -> None:

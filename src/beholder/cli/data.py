@@ -127,7 +127,7 @@ def check(
     report = check(sources, processor, limits_for(resolved, processor) if processor else None)
     print(report.told())
     resolved.output.mkdir(parents=True, exist_ok=True)
-    write_manifest(sources, report, resolved.output / MANIFEST)
+    write_manifest(sources, report, resolved.output / MANIFEST, resolved.limits())
     if not report.holds:
         raise Exit(NOT_HELD)
 

@@ -56,6 +56,11 @@ def write_start(start: Start, folder: Path, seed: int) -> None:
     config["mm_vision_tower"] = tower = _place(start.vision_tower)
     if "mm_projector_type" not in config:
         raise ConfigError(f"{family.title} is not put together from a language model and a tower")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(
+            f"{folder} is there and is no model, so the first stage's cannot be written; remove it, or give "
+            "another model"
+        )
     # Under its own name it is whole: a run that finds it takes it as it is.
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -64,13 +69,7 @@ def write_start(start: Start, folder: Path, seed: int) -> None:
     write(family, config, part, language, seed)
     told = {"language_model": str(_place(start.language_model)), "vision_tower": str(tower), "seed": seed}
     (part / STORY).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
-    try:
-        part.rename(folder)
-    except OSError as error:
-        raise ConfigError(
-            f"{folder} is there and is no model, so the first stage's cannot be written: {error}; remove it, "
-            "or give another model"
-        ) from error
+    part.rename(folder)
 
 
 def _place(name: str) -> str:

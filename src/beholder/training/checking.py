@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from beholder.training.data import (
     row_name,
     row_pictures,
 )
+from beholder.training.rows import has_messages
 
 MANIFEST = "data-manifest.json"
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF"}
@@ -131,7 +132,8 @@ def check_row(
     row: dict[str, Any], folder: Path, processor: Any, limits: Collator | None, report: Report
 ) -> None:
     """Marks, turns, tokens and trained tokens of a row whose pictures can be shown."""
-    answers = [turn["value"] for turn in row.get("conversations", ()) if turn.get("from") == "gpt"]
+    turns = () if has_messages(row) else row["conversations"]
+    answers = [turn["value"] for turn in turns if turn.get("from") == "gpt"]
     if any(MARKER in text for text in answers):
         report.problems["picture in an answer"].append(row_name(row))
         return
@@ -173,8 +175,10 @@ def check_length(row: dict[str, Any], sample: dict[str, Any], limits: Collator, 
         report.problems["longer, and cut"].append(told)
 
 
-def write_manifest(sources: Sequence[Rows], report: Report, place: Path) -> None:
-    """Note what was checked: per source the number of rows and a hash of them all."""
+def write_manifest(
+    sources: Sequence[Rows], report: Report, place: Path, limits: Mapping[str, Any] | None = None
+) -> None:
+    """Note what was checked: per source the number of rows and a hash of them all; and for which limits."""
     told = [
         {
             "pictures": str(folder),
@@ -184,7 +188,7 @@ def write_manifest(sources: Sequence[Rows], report: Report, place: Path) -> None
         for rows, folder in sources
     ]
     problems = {kind: len(places) for kind, places in report.problems.items()}
-    noted = {"sources": told, "problems": problems, "faults": report.faults}
+    noted = {"sources": told, "problems": problems, "faults": report.faults, "limits": limits}
     place.write_text(json.dumps(noted, indent=1) + "\n", "utf-8")
 
 
@@ -196,9 +200,9 @@ def rows_hash(rows: Sequence[dict[str, Any]]) -> str:
     return total.hexdigest()
 
 
-def confirm_manifest(sources: Sequence[Rows], place: Path) -> None:
-    """Raise an `InputError` if a manifest is there and the rows are not those that were checked, or have what
-    a run would stop at.
+def confirm_manifest(sources: Sequence[Rows], place: Path, limits: Mapping[str, Any] | None = None) -> None:
+    """Raise an `InputError` if a manifest is there and the rows are not those that were checked, were checked
+    for other limits, or have what a run would stop at.
     """
     if not place.is_file():
         return
@@ -210,12 +214,22 @@ def confirm_manifest(sources: Sequence[Rows], place: Path) -> None:
                 f"source {number} has {len(rows)} rows which are not the {told['rows']} that `beholder data "
                 f"check` saw ({place}); check them again, or remove the file"
             )
+    if (checked := manifest.get("limits")) is not None and checked != limits:
+        raise InputError(
+            f"`beholder data check` was for {told_limits(checked)} ({place}) and this run is for "
+            f"{told_limits(limits or {})}; check again, or remove the file"
+        )
     if faults := manifest.get("faults"):
         told = ", ".join(f"{kind}: {manifest['problems'][kind]}" for kind in faults)
         raise InputError(
             f"`beholder data check` found rows that a run stops at ({told}; {place}); mend them and check "
             "again, or remove the file to start all the same"
         )
+
+
+def told_limits(limits: Mapping[str, Any]) -> str:
+    """Limits as one types them."""
+    return " ".join(f"{key}={value}" for key, value in limits.items()) or "no limits"
 
 
 def show(row: dict[str, Any], folder: Path, processor: Any) -> str:

@@ -37,8 +37,8 @@ class Collator:
     """Pad to the longest sample, rounded up to a multiple so that compiled shapes repeat.
 
     `max_length` is a limit: what `too_long` does with a longer sample never cuts a picture. `picture_id` is
-    the id of slots; with `picture_as_one` a picture counts as one position, whatever its slots. `blank` joins
-    batches without pictures.
+    the id of slots; with `picture_as_one` a picture counts as one position, whatever its slots. `blank` stands
+    in for a batch of which all is dropped, and with `always_picture` it joins batches without pictures.
     """
 
     padding_id: int
@@ -48,6 +48,7 @@ class Collator:
     picture_id: int | None = None
     picture_as_one: bool = False
     blank: Sample | None = None
+    always_picture: bool = False
     processor: Any = None  # spells the tokens of a sample that is shown
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -70,10 +71,11 @@ class Collator:
                 fitting.append(kept)
             else:
                 log.warning("%s; it is left out", self.told(sample))
+        is_text = all(sample.get("pixel_values") is None for sample in fitting)
+        if self.blank is not None and (not fitting or (self.always_picture and is_text)):
+            fitting.append(self.blank)
         if not fitting:
             raise InputError(f"every sample of a batch is longer than max_length {self.max_length}; raise it")
-        if self.blank is not None and all(sample.get("pixel_values") is None for sample in fitting):
-            fitting.append(self.blank)
         return fitting
 
     def fitted(self, sample: Sample) -> Sample | None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch.utils.data import Dataset
 
@@ -18,6 +18,7 @@ from beholder.core.types import Message
 from beholder.processing.images import open_picture
 from beholder.processing.labels import IGNORED
 from beholder.processing.messages import IMAGE_KEYS, read_message
+from beholder.training.rows import has_messages
 
 MARKER = "<image>"
 ROW = "row"  # which row a sample was made of
@@ -48,7 +49,7 @@ def of_row(row: dict[str, Any]) -> Generator[None]:
 
 def row_pictures(row: dict[str, Any]) -> list[str]:
     """Picture paths of a row: `image` may be missing, one string, or a list."""
-    if "messages" in row:
+    if has_messages(row):
         return [str(source) for source in message_pictures(row["messages"])]
     image = row.get("image")
     if image is None:
@@ -60,7 +61,7 @@ def message_pictures(messages: Sequence[Any]) -> list[Any]:
     """What stands for the pictures of OpenAI's messages, in order."""
     found: list[Any] = []
     for turn in messages:
-        for part in turn.get("content") if isinstance(turn.get("content"), list) else ():
+        for part in parts_of(turn):
             if part.get("type") == "image_url":
                 url = part.get("image_url")
                 found.append(url.get("url") if isinstance(url, dict) else url)
@@ -69,16 +70,24 @@ def message_pictures(messages: Sequence[Any]) -> list[Any]:
     return found
 
 
+def parts_of(turn: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts of one of OpenAI's messages; what is no part is told when the message is read."""
+    content = turn.get("content")
+    if not isinstance(content, list):
+        return [{"type": "text", "text": content or ""}]
+    return [part for part in cast("list[Any]", content) if isinstance(part, dict)]
+
+
 def row_texts(row: dict[str, Any]) -> list[str]:
     """The words of each turn; `<image>` is among them where the file has it."""
-    if "conversations" in row:
+    if not has_messages(row):
         return [turn["value"] for turn in row["conversations"]]
-    texts: list[str] = []
-    for turn in row["messages"]:
-        parts = turn.get("content")
-        parts = parts if isinstance(parts, list) else [{"text": parts or ""}]
-        texts.append(" ".join(part.get("text") or MARKER for part in parts))
-    return texts
+    return [
+        " ".join(
+            MARKER if part.get("type") != "text" else str(part.get("text") or "") for part in parts_of(turn)
+        )
+        for turn in row["messages"]
+    ]
 
 
 def open_below(folder: Path, source: Any) -> Any:
@@ -101,7 +110,7 @@ def row_messages(row: dict[str, Any], pictures: Path) -> list[Message]:
     The marker belongs to the file format here, unlike in a user's own text. A newline that only separates
     marker and text in the file is dropped, because the template writes its own.
     """
-    if "messages" in row:
+    if has_messages(row):
         opener = partial(open_below, pictures)
         turns = enumerate(row["messages"], start=1)
         with of_row(row):
@@ -138,7 +147,7 @@ def answers_nothing(row: dict[str, Any]) -> bool:
     """Whether a row in LLaVA's form begins with an answer, which the original leaves out; a second one it
     refuses (`preprocess_v1` in llava/train/train.py, haotian-liu/LLaVA, c121f04).
     """
-    turns = row.get("conversations")
+    turns = [] if has_messages(row) else row["conversations"]
     return bool(turns) and turns[0].get("from") == "gpt"
 
 

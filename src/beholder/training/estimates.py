@@ -19,7 +19,6 @@ from beholder.training.stages import Recipe
 GIGA = 2**30
 # An A100 in bf16 at the 40 % that training large models usually reaches.
 DEVICE, OPERATIONS_PER_SECOND = "A100", 0.4 * 312e12
-VIEWS = 5  # 360VL's
 ACTIVATIONS_PER_LAYER = 34  # bytes per position and hidden unit that a layer keeps for its gradients
 STATE = {"none": (), "zero1": ("moments",), "zero2": ("moments", "gradients")}
 
@@ -58,7 +57,7 @@ def patches(config: Any) -> int:
         value[0] if isinstance(value, (list, tuple)) else value
         for value in (config.vision_config.image_size, config.vision_config.patch_size)
     )
-    return (side // patch) ** 2 * (VIEWS if getattr(config, "views", "single") != "single" else 1)
+    return (side // patch) ** 2 * getattr(config, "views_per_picture", 1)
 
 
 def memory(model: Any, recipe: Recipe, found: Parameters, processes: int) -> dict[str, float]:

@@ -67,8 +67,9 @@ def limits_for(recipe: Recipe, processor: Any) -> Collator:
 def collator_for(recipe: Recipe, processor: Any, model: Any) -> Any:
     """What makes a batch of samples."""
     rows = limits_for(recipe, processor)
-    if recipe.always_picture or world() > 1:
-        rows = replace(rows, blank=blank_sample(processor))
+    always_picture = recipe.always_picture or world() > 1
+    if always_picture or recipe.too_long == "drop":
+        rows = replace(rows, blank=blank_sample(processor), always_picture=always_picture)
     if not recipe.packing:
         return rows
     return PackingCollator(
@@ -79,13 +80,13 @@ def collator_for(recipe: Recipe, processor: Any, model: Any) -> Any:
 
 def sampler_for(recipe: Recipe, rows: Conversations) -> EpochSampler | None:
     """The order in which the recipe groups rows; None where they are just shuffled."""
-    rule, batch, seed = recipe.grouping, recipe.rows_at_once(world()), recipe.seed
+    rule, seed = recipe.grouping, recipe.seed
     if rule == "none":
         return None
     if rule == "length":
-        return LengthGroupedSampler(rows.lengths(), batch, seed)
+        return LengthGroupedSampler(rows.lengths(), recipe.device_batch, seed)
     if rule == "picture":
-        return PictureGroupedSampler(rows.shown(), batch, seed)
+        return PictureGroupedSampler(rows.shown(), recipe.device_batch, seed)
     # The original hands over all batches of a step in the one and those of a pass in the other.
     passes = recipe.accumulation(world()) if rule == "llava" else 1
-    return ModalityLengthSampler(rows.words(), batch, world() * passes, rule, seed)
+    return ModalityLengthSampler(rows.words(), recipe.rows_at_once(world()), world() * passes, rule, seed)

@@ -36,6 +36,7 @@ def answer_loss(
     """Cross-entropy of the next tokens that `labels` name, and the model's output with logits of those alone.
 
     The sum is divided by `items`, the trained tokens of a whole step; by those of this batch if it is None.
+    Where nothing is trained the loss is 0.
     """
     inputs = dict(inputs)
     labels = inputs.pop("labels")
@@ -45,7 +46,8 @@ def answer_loss(
         outputs = model(**inputs)
     logits = outputs["logits"][0].float()
     total = functional.cross_entropy(logits, following[places].to(logits.device), reduction="sum")
-    return total / (max(1, len(places)) if items is None else items), outputs
+    trained = torch.as_tensor(len(places) if items is None else items)
+    return total / trained.clamp(min=1), outputs
 
 
 def is_finite(loss: Tensor) -> bool:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
+from datetime import timedelta
 
 import torch
+
+# How long a process waits for the others: the first one may have a model to fetch and to put together.
+PATIENCE = timedelta(hours=3)
 
 
 def world() -> int:
@@ -25,7 +29,7 @@ def join() -> None:
 
         atexit.register(_part)
         on_cpu = not torch.cuda.is_available()
-        PartialState(cpu=on_cpu, backend="gloo" if on_cpu else "nccl")
+        PartialState(cpu=on_cpu, backend="gloo" if on_cpu else "nccl", timeout=PATIENCE)
 
 
 def wait_for_all() -> None:

@@ -12,12 +12,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from beholder.core.errors import ConfigError
+from beholder.training.processes import world
 from beholder.training.stages import Recipe
 
 log = logging.getLogger("beholder")
 # Written last into a checkpoint folder: without it the folder was cut off while being written.
 COMPLETE = "complete"
 RECIPE = "recipe.json"
+SPREAD = "pytorch_model_fsdp.bin"  # accelerate's name for what FSDP2 leaves in a checkpoint
 # What may change between two halves of a run without changing a number that it computes.
 FREE = (
     "about", "output", "workers", "save_every", "keep", "log_every", "geometry", "report_to", "sample_every",
@@ -60,8 +62,25 @@ def begin(recipe: Recipe, *, accept_changes: bool = False) -> Path | None:
                     "give --accept-changes to go on with the new values, or another output"
                 )
             log.warning("going on with another recipe: %s", told)
+    if checkpoint is not None and not is_finished(checkpoint, recipe):
+        refuse_another_spreading(checkpoint, recipe)
     noted.write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return checkpoint
+
+
+def refuse_another_spreading(checkpoint: Path, recipe: Recipe) -> None:
+    """`ConfigError` where several processes spread the model with FSDP2 and these do not, or the reverse."""
+    was, now = (checkpoint / SPREAD).is_file(), recipe.sharding == "fsdp2" and world() > 1
+    if was and not now:
+        raise ConfigError(
+            f"{checkpoint} was written by several processes with sharding=fsdp2 and opens in such a run; "
+            f"here {world()} have sharding={recipe.sharding}"
+        )
+    if now and not was:
+        raise ConfigError(
+            f"{checkpoint} was written without FSDP2, so {world()} processes with sharding=fsdp2 cannot go "
+            "on from it; set sharding=none, or another output"
+        )
 
 
 def as_written_now(noted: dict[str, Any]) -> dict[str, Any]:

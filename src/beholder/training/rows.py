@@ -1,16 +1,19 @@
 """Rows of a training file, each read when it is asked for: what a run holds is where each of them stands.
 
-A set of some gigabytes then takes sixteen bytes of memory a row, in each process that reads ahead as well.
+A set of some gigabytes then takes sixteen bytes of memory a row, in each process that reads ahead as well;
+while a `.json` is opened its whole text is held, of a `.jsonl` one line.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
+import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, overload
+from typing import Any, BinaryIO, NoReturn, cast, overload
 
 from beholder.core.errors import InputError
 
@@ -29,7 +32,8 @@ class RowFile(Sequence[Row]):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.starts, self.ends = array("q"), array("q")
-        self.was = state_of(path)
+        with path.open("rb") as file:
+            self.was = state_of(file)
         for start, end in _lines(path) if path.suffix == ".jsonl" else _elements(path):
             self.starts.append(start)
             self.ends.append(end)
@@ -45,22 +49,29 @@ class RowFile(Sequence[Row]):
         if isinstance(at, slice):
             return [self[number] for number in range(*at.indices(len(self)))]
         start, end = self.starts[at], self.ends[at]
-        self.refuse_change()
-        with self.path.open("rb") as file:
+        with self.open() as file:
             file.seek(start)
             return json.loads(file.read(end - start))
 
     def __iter__(self) -> Iterator[Row]:
-        self.refuse_change()
-        with self.path.open("rb") as file:
+        with self.open() as file:
             for start, end in zip(self.starts, self.ends, strict=True):
                 file.seek(start)
                 yield json.loads(file.read(end - start))
 
-    def refuse_change(self) -> None:
-        """Raise an `InputError` if the file is no longer the one that was looked at."""
-        if state_of(self.path) != self.was:
-            raise InputError(f"{self.path} has changed since it was opened; start again to read it as it is")
+    @contextmanager
+    def open(self) -> Generator[BinaryIO]:
+        """The file; `InputError` if it is no longer the one that was looked at."""
+        try:
+            file = self.path.open("rb")
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read any more: {error}") from error
+        with file:
+            if state_of(file) != self.was:
+                raise InputError(
+                    f"{self.path} has changed since it was opened; start again to read it as it is"
+                )
+            yield file
 
 
 class Chosen(Sequence[Row]):
@@ -89,13 +100,15 @@ def read_rows(path: Path) -> RowFile:
     return RowFile(path)
 
 
-def state_of(path: Path) -> tuple[int, int]:
-    """Size and time of the last change: what another file, or a longer one, would not have."""
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read any more: {error}") from error
-    return found.st_size, found.st_mtime_ns
+def state_of(file: BinaryIO) -> tuple[int, int, int]:
+    """Which file it is, its size and the time of its last change."""
+    found = os.fstat(file.fileno())
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def has_messages(row: Row) -> bool:
+    """Whether a row is in OpenAI's form; else it is in LLaVA's."""
+    return isinstance(row.get("messages"), list)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int]]:
@@ -110,7 +123,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int]]:
                 row = json.loads(line)
             except BROKEN as error:
                 _refuse(path, error, f"in its line {number}, ")
-            _check(path, row)
+            _check(path, row, f"line {number}")
             yield start, end
 
 
@@ -123,20 +136,23 @@ def _elements(path: Path) -> Iterator[tuple[int, int]]:
         del data
         at, counted = _next(text, 0), 0
         if text[at : at + 1] != "[":
-            _check(path, [json.loads(text)])
+            json.loads(text)
+            raise InputError(f"{path} is no list; expected a list of rows or one row per line")
         decoder = json.JSONDecoder()
-        at = _next(text, at + 1)
-        while text[at : at + 1] != "]":
+        at, number = _next(text, at + 1), 0
+        while number or text[at : at + 1] != "]":
             row, end = decoder.raw_decode(text, at)
-            _check(path, row)
+            number += 1
+            _check(path, row, f"row {number}")
             start = byte + _size(text, counted, at)
             byte, counted = start + _size(text, at, end), end
             yield start, byte
             at = _next(text, end)
-            if text[at : at + 1] == ",":
-                at = _next(text, at + 1)
-            elif text[at : at + 1] != "]":
+            if text[at : at + 1] == "]":
+                break
+            if text[at : at + 1] != ",":
                 raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+            at = _next(text, at + 1)
         if _next(text, at + 1) != len(text):
             raise json.JSONDecodeError("Extra data", text, at + 1)
     except BROKEN as error:
@@ -155,9 +171,24 @@ def _size(text: str, start: int, end: int) -> int:
     return len(text[start:end].encode())
 
 
-def _check(path: Path, row: Any) -> None:
-    if not isinstance(row, dict) or not ("conversations" in row or "messages" in row):
-        raise InputError(f"{path}: every row must be an object with a 'conversations' or 'messages' list")
+def _check(path: Path, row: Any, place: str) -> None:
+    """Raise an `InputError` if this is no row: who reads rows need not ask what kind of values they hold."""
+    if not isinstance(row, dict) or not (has_messages(row) or isinstance(row.get("conversations"), list)):
+        raise InputError(
+            f"{path}: {place} is wrong; every row must be an object with a 'conversations' or 'messages' list"
+        )
+    told = cast("Row", row)
+    if has_messages(told):
+        if not all(isinstance(turn, dict) for turn in told["messages"]):
+            raise InputError(f"{path}: {place} has a message that is no object")
+        return
+    for turn in told["conversations"]:
+        if not isinstance(turn, dict) or not isinstance(cast("Row", turn).get("value"), str):
+            raise InputError(f"{path}: {place} has a turn that is no object with a text as its 'value'")
+    image = told.get("image")
+    names = cast("list[Any]", image) if isinstance(image, list) else [image]
+    if image is not None and not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: {place} has an 'image' that is neither a name nor a list of names")
 
 
 def _refuse(path: Path, error: ValueError, where: str = "") -> NoReturn:

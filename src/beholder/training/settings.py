@@ -84,6 +84,10 @@ def sharding(recipe: Recipe, processes: int, layers: Sequence[str] = (), *, on_c
             f"recipe {recipe.name}: sharding {recipe.sharding} needs GPUs; set sharding=none for CPUs"
         )
     if recipe.sharding == "fsdp2":
+        if recipe.objective == "patches":
+            raise ConfigError(
+                f"recipe {recipe.name}: objective patches needs the whole tower at once; set sharding=none"
+            )
         return {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": [*layers]}}
     if find_spec("deepspeed") is None:
         raise MissingExtraError(f"sharding {recipe.sharding} needs DeepSpeed: pip install deepspeed")

@@ -153,6 +153,10 @@ class Recipe(BaseModel):
                     f"recipe {self.name}: {source.rows} is a folder of pictures; give its prompt"
                 )
 
+    def limits(self) -> dict[str, Any]:
+        """What rows are held to, and how."""
+        return self.model_dump(mode="json", include={"max_length", "too_long", "picture_length"})
+
     def rows_at_once(self, processes: int) -> int:
         """Rows that each of so many processes computes at once: device_batch, or fewer where the global batch
         has no more for each of them.

@@ -29,7 +29,7 @@ from beholder.training.outcome import write_outcome
 from beholder.training.patch_labels import PatchCollator, PictureLabels
 from beholder.training.patches import reader_of
 from beholder.training.processes import join, rank, wait_for_all, world
-from beholder.training.resuming import begin, is_finished, newest_checkpoint
+from beholder.training.resuming import SPREAD, begin, is_finished, newest_checkpoint
 from beholder.training.schedules import plateau_cosine_schedule
 from beholder.training.settings import arguments, layers_of
 from beholder.training.sources import sources_of
@@ -37,7 +37,6 @@ from beholder.training.stages import Recipe, freeze
 
 log = logging.getLogger("beholder")
 TRAINED = "model.safetensors"
-SPREAD = "pytorch_model_fsdp.bin"  # as accelerate calls it
 
 
 class StageTrainer(Trainer):
@@ -149,7 +148,7 @@ def train(recipe: Recipe, model: Any, processor: Any, *, accept_changes: bool = 
     prepare_model(model, recipe)
     processor = prepared(processor, recipe)
     sources = sources_of(recipe)
-    confirm_manifest(sources, recipe.output / MANIFEST)
+    confirm_manifest(sources, recipe.output / MANIFEST, recipe.limits())
     if recipe.objective == "patches":
         parts = [source.parts for source in recipe.data]
         reader = reader_of(model)

@@ -88,6 +88,11 @@ class QH360VLConfig(PreTrainedConfig):
         self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
         self._check()
 
+    @property
+    def views_per_picture(self) -> int:
+        """How often the tower looks at a picture: whole, and at its four corners unless `views` is single."""
+        return 1 if self.views == "single" else 5
+
     def _check(self) -> None:
         tower, projector = self.vision_config, self.projector_config
         if self.views not in get_args(Views):
