@@ -37,8 +37,8 @@ class Collator:
     """Pad to the longest sample, rounded up to a multiple so that compiled shapes repeat.
 
     `max_length` is a limit: what `too_long` does with a longer sample never cuts a picture. `picture_id` is
-    the id of slots; with `picture_as_one` a picture counts as one position, whatever its slots. `blank` stands
-    in for a batch of which all is dropped, and with `always_picture` it joins batches without pictures.
+    the id of slots; with `picture_as_one` a picture counts as one position, whatever its slots. `blank` is
+    there for a batch of which all is dropped, and with `always_picture` it joins batches without pictures.
     """
 
     padding_id: int
