@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -32,9 +33,10 @@ def test_the_stages_are_run_and_drawn_and_told(tmp_path: Path) -> None:
     last = next(record for record in found if record.settings.get("step") == TINY.tune_steps)
     same = RunRecord.read(records / f"two-{LABORATORY_RATE:g}-0.json")
     assert (same.weights, same.values["overall"]) == (last.weights, last.values["overall"])
-    assert RunRecord.read(records / "one-0.json").weights != same.weights
-    recipe = (home / "one-0" / "recipe.json").read_text()
-    assert f'"steps": {TINY.tune_steps + TINY.align_rows // TINY.batch}' in recipe
+    one, two = (json.loads((home / name / "recipe.json").read_text()) for name in ("one-0", "two-0.0001-0"))
+    assert one["steps"] == TINY.tune_steps + TINY.align_rows // TINY.batch
+    assert two["model"].startswith(str(home / "two-0.0001-0-align")), "the last stage goes on from the first"
+    assert not one["model"].startswith(str(home)), "one stage begins at the start"
 
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     draw_stages.run(lab, TINY, [0], records)
