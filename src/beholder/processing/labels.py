@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from beholder.processing.tokens import Encoded
 
 IGNORED = -100
@@ -13,3 +15,8 @@ def labels_from(encoded: Encoded) -> list[int]:
         token if trained else IGNORED
         for token, trained in zip(encoded.input_ids, encoded.trained, strict=True)
     ]
+
+
+def trains_nothing(labels: Sequence[int]) -> bool:
+    """Whether no token of a row is trained."""
+    return all(label == IGNORED for label in labels)

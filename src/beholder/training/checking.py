@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from beholder.core.errors import InputError
-from beholder.processing.labels import IGNORED
+from beholder.processing.labels import IGNORED, trains_nothing
 from beholder.training.collate import Collator
 from beholder.training.data import (
     MARKER,
@@ -155,7 +155,7 @@ def check_row(
         return
     length = len(sample["input_ids"])
     report.lengths[length // BUCKET * BUCKET] += 1
-    if all(label == IGNORED for label in sample["labels"]):
+    if trains_nothing(sample["labels"]):
         report.problems["nothing trained"].append(row_name(row))
     elif limits is not None:
         check_length(row, sample, limits, report)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from beholder.core.errors import InputError
 from beholder.core.types import Message
-from beholder.processing.labels import IGNORED
+from beholder.processing.labels import IGNORED, trains_nothing
 from beholder.training.data import ROW, mask_of
 
 log = logging.getLogger("beholder")
@@ -94,9 +94,7 @@ class Collator:
             key: value[: whole - over] if is_per_token(key, value, whole) else value
             for key, value in sample.items()
         }
-        if all(label == IGNORED for label in cut["labels"]) and not all(
-            label == IGNORED for label in sample["labels"]
-        ):
+        if trains_nothing(cut["labels"]) and not trains_nothing(sample["labels"]):
             shown = mask_of(cut["input_ids"], cut["labels"], self.processor)
             raise InputError(
                 f"{self.told(sample)}; what is left of it when it is cut has no trained token: {shown}; "

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from beholder.core.errors import InputError
 from beholder.core.types import Message
 from beholder.processing.images import open_picture
-from beholder.processing.labels import IGNORED
+from beholder.processing.labels import IGNORED, trains_nothing
 from beholder.processing.messages import IMAGE_KEYS, read_message
 from beholder.training.rows import has_messages
 
@@ -219,7 +219,7 @@ class Conversations(Dataset[dict[str, Any]]):
         messages = row_messages(row, pictures)
         with of_row(row):
             sample = self.processor.encode_training(messages)
-        if all(label == IGNORED for label in sample["labels"]):
+        if trains_nothing(sample["labels"]):
             shown = mask_of(sample["input_ids"], sample["labels"], self.processor)
             raise InputError(
                 f"row {row_name(row)} has no trained token: it needs at least one non-empty answer from 'gpt'"

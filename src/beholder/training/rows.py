@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+from abc import abstractmethod
 from array import array
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,24 @@ BLANK = " \t\n\r"  # what JSON takes for blank
 BROKEN = (json.JSONDecodeError, UnicodeDecodeError)
 
 
-class RowFile(Sequence[Row]):
+class Rows(Sequence[Row]):
+    """Rows by their numbers, also negative ones, and by slices."""
+
+    @abstractmethod
+    def row(self, number: int) -> Row:
+        """One row; IndexError where there is none."""
+
+    @overload
+    def __getitem__(self, at: int) -> Row: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Row]: ...
+    def __getitem__(self, at: int | slice) -> Row | list[Row]:
+        if isinstance(at, slice):
+            return [self.row(number) for number in range(*at.indices(len(self)))]
+        return self.row(at)
+
+
+class RowFile(Rows):
     """The rows of a `.json` list or a `.jsonl` file.
 
     All of them are looked at once, when the file is opened, and none is kept. InputError: a row is no object
@@ -41,14 +59,9 @@ class RowFile(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.starts)
 
-    @overload
-    def __getitem__(self, at: int) -> Row: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Row]: ...
-    def __getitem__(self, at: int | slice) -> Row | list[Row]:
-        if isinstance(at, slice):
-            return [self[number] for number in range(*at.indices(len(self)))]
-        start, end = self.starts[at], self.ends[at]
+    def row(self, number: int) -> Row:
+        """One row, read from the file."""
+        start, end = self.starts[number], self.ends[number]
         with self.open() as file:
             file.seek(start)
             return json.loads(file.read(end - start))
@@ -74,7 +87,7 @@ class RowFile(Sequence[Row]):
             yield file
 
 
-class Chosen(Sequence[Row]):
+class Chosen(Rows):
     """Some rows of others by their numbers, in the order given; a number may come more than once."""
 
     def __init__(self, rows: Sequence[Row], numbers: Sequence[int]) -> None:
@@ -83,14 +96,9 @@ class Chosen(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    @overload
-    def __getitem__(self, at: int) -> Row: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Row]: ...
-    def __getitem__(self, at: int | slice) -> Row | list[Row]:
-        if isinstance(at, slice):
-            return [self.rows[number] for number in self.numbers[at]]
-        return self.rows[self.numbers[at]]
+    def row(self, number: int) -> Row:
+        """One row, read from the others."""
+        return self.rows[self.numbers[number]]
 
 
 def read_rows(path: Path) -> RowFile:
